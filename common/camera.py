@@ -1,0 +1,90 @@
+"""Camera geometry, in torch. Spaces and units:
+
+world    metres, z up; one frame for all cameras of a recording
+camera   metres, x right, y down, z along the optical axis, the camera at the origin
+screen   normalised: x in [-1, 1] over the image width, y scaled alike (aspect ratio kept)
+ray      (x/z, y/z) of a camera-space point, free of distortion
+
+``intrinsics`` is (..., 9): focal length (2), centre (2), radial (3) and tangential (2) distortion,
+lengths in screen units. Leading dimensions broadcast against those of the points without joints.
+"""
+
+import torch
+from torch import Tensor
+
+
+def normalize_screen_coordinates(pixels: Tensor, width: int, height: int) -> Tensor:
+    """Pixels (..., 2) -> screen (..., 2): u = 2 x / w - 1, v = 2 y / w - h / w."""
+    return pixels * (2.0 / width) - pixels.new_tensor([1.0, height / width])
+
+
+def image_coordinates(screen: Tensor, width: int, height: int) -> Tensor:
+    """Screen (..., 2) -> pixels (..., 2), the inverse of the above."""
+    return (screen + screen.new_tensor([1.0, height / width])) * (width / 2.0)
+
+
+def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
+    """Unit quaternion (..., 4) in the order w, x, y, z -> rotation matrix (..., 3, 3)."""
+    w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+    ]
+    return torch.stack(rows, -2)
+
+
+def world_to_camera(points: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
+    """World (..., 3) -> camera (..., 3), metres; ``rotation`` (3, 3) is camera-to-world."""
+    return (points - translation) @ rotation
+
+
+def camera_to_world(points: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
+    """Camera (..., 3) -> world (..., 3), metres; the inverse of the above."""
+    return points @ rotation.mT + translation
+
+
+def project(points: Tensor, intrinsics: Tensor) -> Tensor:
+    """Camera-space points (..., J, 3) in metres -> screen (..., J, 2), with lens distortion.
+
+    Source: Human3.6M's camera model as in VideoPose3D. Rays are clamped to [-1, 1], far outside
+    the image, where the distortion polynomial no longer means anything.
+    """
+    return distort((points[..., :2] / points[..., 2:]).clamp(-1.0, 1.0), intrinsics)
+
+
+def distort(rays: Tensor, intrinsics: Tensor) -> Tensor:
+    """Rays (..., J, 2) -> screen (..., J, 2)."""
+    focal, centre, _, _ = split_intrinsics(intrinsics)
+    scale, shift = _distortion(rays, intrinsics)
+    return focal * (rays * scale + shift) + centre
+
+
+def undistort(screen: Tensor, intrinsics: Tensor, iterations: int = 12) -> Tensor:
+    """Screen (..., J, 2) -> rays (..., J, 2): the inverse of :func:`distort`, by fixed point.
+
+    Twelve iterations reach float32 rounding inside the image of the Human3.6M cameras.
+    """
+    focal, centre, _, _ = split_intrinsics(intrinsics)
+    distorted = (screen - centre) / focal
+    rays = distorted
+    for _ in range(iterations):
+        scale, shift = _distortion(rays, intrinsics)
+        rays = (distorted - shift) / scale
+    return rays
+
+
+def split_intrinsics(intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Intrinsics (..., 9) -> focal, centre, radial, tangential, each with a joint axis of one."""
+    if intrinsics.shape[-1] != 9:
+        raise ValueError(f"intrinsics: 9 values expected, got shape {tuple(intrinsics.shape)}")
+    focal, centre, radial, tangential = intrinsics.unsqueeze(-2).split([2, 2, 3, 2], dim=-1)
+    return focal, centre, radial, tangential
+
+
+def _distortion(rays: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor and the offset (..., J, 1 or 2) that the lens puts on rays (..., J, 2)."""
+    _, _, radial, tangential = split_intrinsics(intrinsics)
+    r2 = rays.square().sum(dim=-1, keepdim=True)
+    polynomial = (radial * torch.cat([r2, r2.square(), r2.pow(3)], dim=-1)).sum(-1, keepdim=True)
+    return 1 + polynomial + (tangential * rays).sum(-1, keepdim=True), tangential * r2

@@ -1,0 +1,137 @@
+"""Stand-ins for what numpy puts into pickles, so that a pickle is read without trusting it.
+
+A pickle may name any function and have it called. Readers here admit only the names in
+:data:`NUMPY_STAND_INS`, and these are our own small classes: they take what numpy wrote (a type
+code, a shape, bytes) and build the array from it. Numpy's own unpickling is not used, since it
+believes the type flags in the file.
+"""
+
+import collections
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+
+PLAIN_DTYPE = re.compile(r"[<>=|]?([biuf][1248]|U\d{1,6}|S\d{1,6})")
+
+
+class Forbidden(Exception):
+    """The file names something other than arrays and plain containers."""
+
+
+class _Dtype:
+    """Stand-in for ``numpy.dtype`` in a pickle: takes the code and the byte order, nothing else."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        if any(part is not None for part in state[2:5]):
+            raise Forbidden("a structured array")
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype:
+        order = self.order if self.order in ("<", ">") else "="
+        if not isinstance(self.code, str) or not PLAIN_DTYPE.fullmatch(order + self.code):
+            raise Forbidden(f"an array of type {self.code!r}")
+        return np.dtype(order + self.code)
+
+    @property
+    def is_object(self) -> bool:
+        return self.code in ("O", "O8")
+
+
+class _Array:
+    """Stand-in for ``numpy.ndarray`` in a pickle; ``value`` is the array built from its state."""
+
+    value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, content = state
+        self.value = _make_array(content, dtype, shape, "F" if fortran else "C")
+
+
+def _make_array(content: Any, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+    if dtype.is_object:
+        flat = np.empty(len(content), dtype=object)
+        flat[:] = [resolve(item) for item in content]
+    else:
+        flat = np.frombuffer(content, dtype=dtype.numpy())
+    return flat.reshape(shape, order=order)
+
+
+def _reconstruct(subtype: type, shape: tuple, code: bytes) -> _Array:
+    return _Array()
+
+
+def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.value = _make_array(content, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> Any:
+    return np.frombuffer(content, dtype=dtype.numpy())[0]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise Forbidden(f"text in {encoding!r}")
+    return text.encode("latin1")
+
+
+NUMPY_STAND_INS = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("_codecs", "encode"): _latin1,
+}
+for _core in ("numpy.core", "numpy._core"):
+    NUMPY_STAND_INS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    NUMPY_STAND_INS[f"{_core}.multiarray", "scalar"] = _scalar
+    NUMPY_STAND_INS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
+
+
+# The unpickler written in Python: the one in C keeps its memo in an array that a damaged file can
+# make arbitrarily large, and the bulk of a file is a few long byte strings in either case.
+class RestrictedUnpickler(pickle._Unpickler):
+    """Reads plain containers, numbers, strings and numpy arrays; raises :class:`Forbidden` for
+    anything else. Pass the result through :func:`resolve`."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return NUMPY_STAND_INS[module, name]
+        except KeyError:
+            raise Forbidden(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise Forbidden("a persistent object")
+
+    def load_build(self) -> None:
+        """Give an object its state: stand-ins only, or a file could alter our own functions."""
+        state, instance = self.stack.pop(), self.stack[-1]
+        if not isinstance(instance, _Array | _Dtype):
+            raise Forbidden(f"the state of a {type(instance).__name__}")
+        instance.__setstate__(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def resolve(item: Any) -> Any:
+    """Replace the stand-ins in nested containers by their arrays."""
+    if isinstance(item, _Array):
+        if item.value is None:
+            raise ValueError("an array without content")
+        return item.value
+    if isinstance(item, dict):
+        return {key: resolve(value) for key, value in item.items()}
+    if isinstance(item, list):
+        return [resolve(value) for value in item]
+    if isinstance(item, tuple):
+        return tuple(resolve(value) for value in item)
+    if isinstance(item, _Dtype) or callable(item):
+        raise Forbidden("a bare numpy type")
+    return item

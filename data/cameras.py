@@ -1,0 +1,61 @@
+"""The calibration of Human3.6M's four cameras, as published, from ``h36m_cameras.json``."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.camera import quaternion_to_matrix
+
+_TABLE = Path(__file__).with_name("h36m_cameras.json")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera of one recording.
+
+    Attributes:
+        id: the camera's name in the files of the data set.
+        width, height: resolution in pixels.
+        intrinsics: (9,) float64 in screen units, see ``common.camera``.
+        rotation: (3, 3) float64, camera to world.
+        translation: (3,) float64, the camera's place in the world, metres.
+    """
+
+    id: str
+    width: int
+    height: int
+    intrinsics: Tensor
+    rotation: Tensor
+    translation: Tensor
+
+
+@cache
+def _table() -> dict:
+    return json.loads(_TABLE.read_text(encoding="utf-8"))
+
+
+@cache
+def h36m_cameras(subject: str) -> tuple[Camera, ...]:
+    """The four cameras as they stood for a Human3.6M subject (S1 S5 S6 S7 S8 S9 S11)."""
+    pairs = zip(_table()["intrinsics"], _table()["extrinsics"][subject], strict=True)
+    return tuple(_camera(inner, outer) for inner, outer in pairs)
+
+
+def _camera(inner: dict, outer: dict) -> Camera:
+    width, height = inner["res_w"], inner["res_h"]
+    focal = torch.tensor(inner["focal_length"], dtype=torch.float64) * (2 / width)
+    centre = torch.tensor(inner["center"], dtype=torch.float64) * (2 / width)
+    centre -= torch.tensor([1.0, height / width], dtype=torch.float64)
+    distortion = inner["radial_distortion"] + inner["tangential_distortion"]
+    return Camera(
+        id=inner["id"],
+        width=width,
+        height=height,
+        intrinsics=torch.cat([focal, centre, torch.tensor(distortion, dtype=torch.float64)]),
+        rotation=quaternion_to_matrix(torch.tensor(outer["orientation"], dtype=torch.float64)),
+        translation=torch.tensor(outer["translation"], dtype=torch.float64) / 1000,
+    )

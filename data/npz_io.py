@@ -1,0 +1,81 @@
+"""The only place that reads or writes object arrays in npz files.
+
+Human3.6M's npz files hold nested dictionaries as a pickled 0-d object array. A pickle can run any
+code when it is opened, so it is read by the restricted unpickler of ``common.safe_pickle``, which
+knows numbers, strings, plain containers and numpy arrays.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import atomic_write
+from common.safe_pickle import PLAIN_DTYPE, Forbidden, RestrictedUnpickler, resolve
+
+
+def load_object_array(path: str | Path, key: str) -> Any:
+    """Read the array ``key`` of an npz file; a 0-d object array gives the object in it.
+
+    Only numbers, strings, dictionaries, lists, tuples and numpy arrays of them are admitted;
+    nothing in the file is executed. Arrays come back read-only.
+
+    Raises:
+        UserError: the file is missing, damaged, has no such key, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{key}.npy" not in archive.namelist():
+                found = ", ".join(sorted(n.removesuffix(".npy") for n in archive.namelist()))
+                raise UserError(f"{path} has no array {key!r} (it has: {found or 'nothing'})")
+            with archive.open(f"{key}.npy") as member:
+                return _read_member(member)
+    except Forbidden as error:
+        raise UserError(
+            f"{path} is refused: it holds {error}, and only numbers and plain containers are "
+            "read; nothing in it was executed. Get the file from its original source."
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can make the readers raise anything
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:80]}): "
+            "download or prepare it again"
+        ) from error
+
+
+def _read_member(member: BinaryIO) -> Any:
+    version = np.lib.format.read_magic(member)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read_header(member)
+    if not dtype.hasobject:
+        if not PLAIN_DTYPE.fullmatch(dtype.str):
+            raise Forbidden(f"an array of type {dtype}")
+        flat = np.frombuffer(member.read(), dtype=dtype)
+        return flat.reshape(shape, order="F" if fortran else "C")
+    array = resolve(RestrictedUnpickler(member).load())
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        raise ValueError("the content does not match the header")
+    return array.item() if shape == () else array
+
+
+def save_object_arrays(path: str | Path, **arrays: Any) -> None:
+    """Write each value as a 0-d object array, in the layout of the published npz files.
+
+    Compressed, and atomic: the file appears whole or not at all.
+    """
+    boxed = {}
+    for key, value in arrays.items():
+        boxed[key] = np.empty((), dtype=object)
+        boxed[key][()] = value
+    with atomic_write(path) as partial:
+        np.savez_compressed(partial, **boxed)

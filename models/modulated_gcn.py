@@ -1,0 +1,174 @@
+"""Modulated graph convolutional network (Zou and Tang, ICCV 2021).
+
+Shapes: B poses, J joints, C channels. Every function takes and gives (B, J, C). In memory the
+network's activations are joint-major, (J, B, C) seen through a transpose, as images can be
+channels-last: then the product with the (J, J) adjacency is one matrix product over all poses,
+and batch normalisation over poses and joints needs no copy. Inputs of any layout are accepted.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.non_local import EmbeddedNonLocal, GroupedNonLocal
+
+_GAIN = 1.414
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """(B, J, C) -> (J B, C), joint by joint; a view where the memory is joint-major."""
+    return x.transpose(0, 1).reshape(-1, x.shape[-1])
+
+
+def to_poses(rows: Tensor, num_joints: int) -> Tensor:
+    """(J B, C) -> (B, J, C), the inverse of :func:`to_rows`; always a view."""
+    return rows.view(num_joints, -1, rows.shape[-1]).transpose(0, 1)
+
+
+class ModulatedGraphConv(nn.Module):
+    """Graph convolution with weight modulation and adjacency modulation.
+
+        A   = (S + S^T) / 2                     S = adj + adj2
+        out = diag(A) (M o (X W[0])) + offdiag(A) (M o (X W[1])) + bias
+
+    W[0] serves a joint itself and W[1] its neighbours; M (J, out) gives each joint its own version
+    of the shared weights; adj2 (J, J) adds learned edges to the skeleton's.
+    Source: the paper's section 3.2, with the decoupled self-connection of section 3.3.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, adj: Tensor, modulation_init: str = "ones"
+    ) -> None:
+        """
+        Args:
+            adj: (J, J) adjacency, not learned and not in the state dict.
+            modulation_init: of M, "ones" (ground-truth 2D) or "xavier" (detected 2D).
+        """
+        super().__init__()
+        num_joints = adj.shape[0]
+        self.in_dim, self.out_dim = in_dim, out_dim
+        self.register_buffer("adj", adj.clone(), persistent=False)
+        self.W = nn.Parameter(torch.empty(2, in_dim, out_dim))
+        self.M = nn.Parameter(torch.empty(num_joints, out_dim))
+        self.adj2 = nn.Parameter(torch.full_like(adj, 1e-6))
+        self.bias = nn.Parameter(torch.empty(out_dim))
+        nn.init.xavier_uniform_(self.W, gain=_GAIN)
+        nn.init.uniform_(self.bias, -1 / math.sqrt(out_dim), 1 / math.sqrt(out_dim))
+        if modulation_init == "ones":
+            nn.init.ones_(self.M)
+        elif modulation_init == "xavier":
+            nn.init.xavier_uniform_(self.M, gain=_GAIN)
+        else:
+            raise ValueError(f"modulation_init: 'ones' or 'xavier', not {modulation_init!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (B, J, out_dim)."""
+        num_joints = self.adj.shape[0]
+        if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
+            raise ValueError(
+                f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}"
+            )  # fmt: skip
+        A = self.adj + self.adj2
+        A = (A + A.T) / 2
+        diagonal = A.diagonal().unsqueeze(1)
+        neighbours = A - torch.diag_embed(A.diagonal())
+
+        rows = to_rows(x)
+        own = (rows @ self.W[0]).view(num_joints, -1, self.out_dim)
+        sent = (rows @ self.W[1]).view(num_joints, -1, self.out_dim)
+        received = neighbours @ (self.M.unsqueeze(1) * sent).view(num_joints, -1)
+        received = received.view_as(own) + self.bias
+        return torch.addcmul(received, (diagonal * self.M).unsqueeze(1), own).transpose(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_dim}, {self.out_dim}, joints={self.adj.shape[0]}"
+
+
+class _Block(nn.Module):
+    """Graph convolution, batch normalisation over C, ReLU, dropout."""
+
+    def __init__(
+        self, in_dim: int, out_dim: int, adj: Tensor, dropout: float, modulation_init: str
+    ) -> None:
+        super().__init__()
+        self.gconv = ModulatedGraphConv(in_dim, out_dim, adj, modulation_init)
+        self.bn = nn.BatchNorm1d(out_dim)
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.relu(self.bn(to_rows(self.gconv(x))))
+        return self.dropout(to_poses(rows, x.shape[1]))
+
+
+class _ResidualBlock(nn.Module):
+    """Two blocks C -> C with the input added."""
+
+    def __init__(self, dim: int, adj: Tensor, dropout: float, modulation_init: str) -> None:
+        super().__init__()
+        self.gconv1 = _Block(dim, dim, adj, dropout, modulation_init)
+        self.gconv2 = _Block(dim, dim, adj, dropout, modulation_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gconv2(self.gconv1(x))
+
+
+class _GroupedNonLocalStage(nn.Module):
+    """Holds a grouped block under the name that published checkpoints give it."""
+
+    def __init__(self, dim: int, num_joints: int) -> None:
+        super().__init__()
+        self.non_local = GroupedNonLocal(dim, num_joints)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.non_local(x)
+
+
+class ModulatedGCN(nn.Module):
+    """The lifting network: 2D joints (B, J, in_dim) -> 3D joints (B, J, out_dim).
+
+    2D in normalised screen coordinates; 3D in metres, camera space, relative to the root.
+    An input block, ``num_layers`` residual blocks, and a bare graph convolution to the output.
+    The state dict has the names of the published checkpoints.
+    """
+
+    def __init__(
+        self,
+        adj: Tensor,
+        hid_dim: int = 128,
+        num_layers: int = 4,
+        in_dim: int = 2,
+        out_dim: int = 3,
+        dropout: float = 0.0,
+        non_local: str | None = None,
+        modulation_init: str = "ones",
+    ) -> None:
+        """
+        Args:
+            adj: (J, J), see ``Skeleton.adjacency``.
+            non_local: None; "grouped", a block after the input block and after each residual
+                block (16 joints, as SemGCN's); or "embedded", one block before the output.
+            modulation_init: "ones" or "xavier".
+
+        Raises:
+            ValueError: an unknown choice, or grouped blocks for other than 16 joints.
+        """
+        super().__init__()
+        if non_local not in (None, "grouped", "embedded"):
+            raise ValueError(f"non_local: None, 'grouped' or 'embedded', not {non_local!r}")
+        common = {"adj": adj, "dropout": dropout, "modulation_init": modulation_init}
+        grouped = non_local == "grouped"
+        stage = [_GroupedNonLocalStage(hid_dim, adj.shape[0]) for _ in range(num_layers + 1)] \
+            if grouped else []  # fmt: skip
+        self.gconv_input = nn.Sequential(_Block(in_dim, hid_dim, **common), *stage[:1])
+        layers: list[nn.Module] = []
+        for index in range(num_layers):
+            layers += [_ResidualBlock(hid_dim, **common), *stage[index + 1 : index + 2]]
+        self.gconv_layers = nn.Sequential(*layers)
+        self.non_local = EmbeddedNonLocal(hid_dim) if non_local == "embedded" else nn.Identity()
+        self.gconv_output = ModulatedGraphConv(hid_dim, out_dim, adj, modulation_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (B, J, out_dim)."""
+        x = self.gconv_layers(self.gconv_input(x))
+        return self.gconv_output(self.non_local(x))
