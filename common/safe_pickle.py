@@ -9,14 +9,14 @@ believes the type flags in the file.
 import collections
 import pickle
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 PLAIN_DTYPE = re.compile(r"[<>=|]?([biuf][1248]|U\d{1,6}|S\d{1,6})")
 
 
-class Forbidden(Exception):
+class ForbiddenError(Exception):
     """The file names something other than arrays and plain containers."""
 
 
@@ -28,13 +28,13 @@ class _Dtype:
 
     def __setstate__(self, state: tuple) -> None:
         if any(part is not None for part in state[2:5]):
-            raise Forbidden("a structured array")
+            raise ForbiddenError("a structured array")
         self.order = state[1]
 
     def numpy(self) -> np.dtype:
         order = self.order if self.order in ("<", ">") else "="
         if not isinstance(self.code, str) or not PLAIN_DTYPE.fullmatch(order + self.code):
-            raise Forbidden(f"an array of type {self.code!r}")
+            raise ForbiddenError(f"an array of type {self.code!r}")
         return np.dtype(order + self.code)
 
     @property
@@ -55,7 +55,8 @@ class _Array:
 def _make_array(content: Any, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
     if dtype.is_object:
         flat = np.empty(len(content), dtype=object)
-        flat[:] = [resolve(item) for item in content]
+        for index, item in enumerate(content):
+            flat[index] = resolve(item)
     else:
         flat = np.frombuffer(content, dtype=dtype.numpy())
     return flat.reshape(shape, order=order)
@@ -77,7 +78,7 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
 
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise Forbidden(f"text in {encoding!r}")
+        raise ForbiddenError(f"text in {encoding!r}")
     return text.encode("latin1")
 
 
@@ -96,25 +97,25 @@ for _core in ("numpy.core", "numpy._core"):
 # The unpickler written in Python: the one in C keeps its memo in an array that a damaged file can
 # make arbitrarily large, and the bulk of a file is a few long byte strings in either case.
 class RestrictedUnpickler(pickle._Unpickler):
-    """Reads plain containers, numbers, strings and numpy arrays; raises :class:`Forbidden` for
+    """Reads plain containers, numbers, strings and numpy arrays; raises :class:`ForbiddenError` for
     anything else. Pass the result through :func:`resolve`."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return NUMPY_STAND_INS[module, name]
         except KeyError:
-            raise Forbidden(f"{module}.{name}") from None
+            raise ForbiddenError(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise Forbidden("a persistent object")
+        raise ForbiddenError("a persistent object")
 
     def load_build(self) -> None:
         """Give an object its state: stand-ins only, or a file could alter our own functions."""
         state, instance = self.stack.pop(), self.stack[-1]
         if not isinstance(instance, _Array | _Dtype):
-            raise Forbidden(f"the state of a {type(instance).__name__}")
+            raise ForbiddenError(f"the state of a {type(instance).__name__}")
         instance.__setstate__(state)
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -133,5 +134,5 @@ def resolve(item: Any) -> Any:
     if isinstance(item, tuple):
         return tuple(resolve(value) for value in item)
     if isinstance(item, _Dtype) or callable(item):
-        raise Forbidden("a bare numpy type")
+        raise ForbiddenError("a bare numpy type")
     return item

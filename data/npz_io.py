@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import atomic_write
-from common.safe_pickle import PLAIN_DTYPE, Forbidden, RestrictedUnpickler, resolve
+from common.safe_pickle import PLAIN_DTYPE, ForbiddenError, RestrictedUnpickler, resolve
 
 
 def load_object_array(path: str | Path, key: str) -> Any:
@@ -35,7 +35,7 @@ def load_object_array(path: str | Path, key: str) -> Any:
                 raise UserError(f"{path} has no array {key!r} (it has: {found or 'nothing'})")
             with archive.open(f"{key}.npy") as member:
                 return _read_member(member)
-    except Forbidden as error:
+    except ForbiddenError as error:
         raise UserError(
             f"{path} is refused: it holds {error}, and only numbers and plain containers are "
             "read; nothing in it was executed. Get the file from its original source."
@@ -59,7 +59,7 @@ def _read_member(member: BinaryIO) -> Any:
     shape, fortran, dtype = read_header(member)
     if not dtype.hasobject:
         if not PLAIN_DTYPE.fullmatch(dtype.str):
-            raise Forbidden(f"an array of type {dtype}")
+            raise ForbiddenError(f"an array of type {dtype}")
         flat = np.frombuffer(member.read(), dtype=dtype)
         return flat.reshape(shape, order="F" if fortran else "C")
     array = resolve(RestrictedUnpickler(member).load())

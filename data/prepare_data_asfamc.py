@@ -58,9 +58,8 @@ class Asf:
 def rotation(angles: np.ndarray) -> np.ndarray:
     """Euler angles (..., 3) about x, y, z in degrees -> Rz Ry Rx (..., 3, 3)."""
     radians = np.radians(angles)
-    (cx, cy, cz), (sx, sy, sz) = np.moveaxis(np.cos(radians), -1, 0), np.moveaxis(
-        np.sin(radians), -1, 0
-    )  # fmt: skip
+    cx, cy, cz = np.moveaxis(np.cos(radians), -1, 0)
+    sx, sy, sz = np.moveaxis(np.sin(radians), -1, 0)
     rows = [
         [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
         [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
@@ -282,10 +281,13 @@ def main() -> None:
     )
     parser.add_argument("source", type=Path, help="zip archive or folder of .asf and .amc files")
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
-    parser.add_argument("--rate_in", type=int, default=120, metavar="HZ",
-                        help="frame rate where the file name does not tell (default: 120)")  # fmt: skip
-    parser.add_argument("--rate_out", type=int, default=30, metavar="HZ",
-                        help="frame rate to keep (default: 30)")  # fmt: skip
+    parser.add_argument(
+        "--rate_in", type=int, default=120, metavar="HZ",
+        help="frame rate where the file name does not tell (default: 120)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rate_out", type=int, default=30, metavar="HZ", help="frame rate to keep (default: 30)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     args = parser.parse_args()
     if args.output.exists() and not args.force:

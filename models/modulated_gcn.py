@@ -1,9 +1,6 @@
 """Modulated graph convolutional network (Zou and Tang, ICCV 2021).
 
-Shapes: B poses, J joints, C channels. Every function takes and gives (B, J, C). In memory the
-network's activations are joint-major, (J, B, C) seen through a transpose, as images can be
-channels-last: then the product with the (J, J) adjacency is one matrix product over all poses,
-and batch normalisation over poses and joints needs no copy. Inputs of any layout are accepted.
+Shapes: B poses, J joints, C channels; ``models.layout`` explains the memory layout.
 """
 
 import math
@@ -11,19 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.layout import to_poses, to_rows
 from models.non_local import EmbeddedNonLocal, GroupedNonLocal
 
 _GAIN = 1.414
-
-
-def to_rows(x: Tensor) -> Tensor:
-    """(B, J, C) -> (J B, C), joint by joint; a view where the memory is joint-major."""
-    return x.transpose(0, 1).reshape(-1, x.shape[-1])
-
-
-def to_poses(rows: Tensor, num_joints: int) -> Tensor:
-    """(J B, C) -> (B, J, C), the inverse of :func:`to_rows`; always a view."""
-    return rows.view(num_joints, -1, rows.shape[-1]).transpose(0, 1)
 
 
 class ModulatedGraphConv(nn.Module):
@@ -66,9 +54,7 @@ class ModulatedGraphConv(nn.Module):
         """(B, J, in_dim) -> (B, J, out_dim)."""
         num_joints = self.adj.shape[0]
         if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
-            raise ValueError(
-                f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}"
-            )  # fmt: skip
+            raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
         A = self.adj + self.adj2
         A = (A + A.T) / 2
         diagonal = A.diagonal().unsqueeze(1)

@@ -1,13 +1,15 @@
 """Non-local blocks over joints (Wang et al., CVPR 2018): every joint looks at every other.
 
 Their 1x1 convolutions are ``nn.Conv2d`` so that the state dict has the shapes of the published
-checkpoints, (out, in, 1, 1); they are applied as matrix products over the channel axis, which
-keeps the network's memory layout.
+checkpoints, (out, in, 1, 1); they are applied as matrix products in the layout of
+``models.layout``.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.layout import to_poses, to_rows
 
 # Neighbours pooled together by the grouped block (16 joints), as in SemGCN.
 JOINT_PAIRS = ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (14, 15), (11, 12), (10, 13))
@@ -19,7 +21,7 @@ def _conv(in_dim: int, out_dim: int, bias: bool = True) -> nn.Conv2d:
 
 def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution on (B, J, in) -> (B, J, out)."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
+    return to_poses(F.linear(to_rows(x), conv.weight.flatten(1), conv.bias), x.shape[1])
 
 
 def _output(in_dim: int, out_dim: int) -> nn.Sequential:
@@ -32,8 +34,8 @@ def _output(in_dim: int, out_dim: int) -> nn.Sequential:
 
 def _apply_output(output: nn.Sequential, y: Tensor) -> Tensor:
     """The above on (B, J, in) -> (B, J, out); statistics over poses and joints."""
-    y = _apply(output[0], y).permute(0, 2, 1).unsqueeze(-1)
-    return output[1](y).squeeze(-1).permute(0, 2, 1)
+    rows = to_rows(_apply(output[0], y))[:, :, None, None]
+    return to_poses(output[1](rows).flatten(1), y.shape[1])
 
 
 class EmbeddedNonLocal(nn.Module):

@@ -1,0 +1,280 @@
+"""npz files -> :class:`PoseDataset`, flat tensors -> :class:`PoseLoader`, batches.
+
+A data set is N poses: every frame of every sequence as each camera sees it. No Python runs per
+pose; the whole set lives on one device and an epoch is a permutation of indices, cut in slices.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.camera import normalize_screen_coordinates, project, world_to_camera
+from common.errors import UserError
+from common.skeleton import Skeleton
+from data.cameras import Camera
+from data.datasets import DatasetInfo
+from data.npz_io import load_object_array
+
+Sequences = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PoseDataset:
+    """N poses of J joints, as flat tensors on one device.
+
+    Attributes:
+        inputs_2d: (N, J, 2) float32, normalised screen coordinates.
+        targets_3d: (N, J, 3) float32, camera space, metres, relative to the root (joint 0).
+        root_3d: (N, 3) float32, the root's place in camera space, metres.
+        subject, sequence, action, camera: (N,) int16, indices into the names below; camera is an
+            index into the cameras of the pose's subject.
+        subjects, sequences, actions: names; a sequence's is "subject/sequence".
+        intrinsics: (subjects, cameras, 9) float32, see ``common.camera``.
+        skeleton: the J joints.
+        missing: sequences that the protocol has and the files have not.
+    """
+
+    inputs_2d: Tensor
+    targets_3d: Tensor
+    root_3d: Tensor
+    subject: Tensor
+    sequence: Tensor
+    action: Tensor
+    camera: Tensor
+    subjects: tuple[str, ...]
+    sequences: tuple[str, ...]
+    actions: tuple[str, ...]
+    intrinsics: Tensor
+    skeleton: Skeleton
+    missing: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.targets_3d)
+
+    def to(self, device: torch.device) -> "PoseDataset":
+        """The same poses on another device."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class PoseBatch:
+    """B poses of a data set: ``index`` (B,) into it, ``inputs_2d``, ``targets_3d`` as there."""
+
+    index: Tensor
+    inputs_2d: Tensor
+    targets_3d: Tensor
+
+
+@dataclass
+class PoseLoader:
+    """Cuts a data set into batches.
+
+    The order of a training epoch depends on the seed and the epoch's number alone, so that a
+    resumed run meets the same batches as one that never stopped, on any device.
+    """
+
+    dataset: PoseDataset
+    batch_size: int
+    seed: int = 0
+    _generator: torch.Generator = field(default_factory=torch.Generator, repr=False)
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
+        """The batches of a training epoch; the last may be smaller."""
+        # A generator's nearby seeds start alike in few draws; a permutation is many.
+        self._generator.manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.dataset), generator=self._generator)
+        return self._batches(order.to(self.dataset.inputs_2d.device))
+
+    def in_order(self) -> Iterator[PoseBatch]:
+        """All poses once, in the order of the data set."""
+        return self._batches(torch.arange(len(self.dataset), device=self.dataset.inputs_2d.device))
+
+    def _batches(self, order: Tensor) -> Iterator[PoseBatch]:
+        for index in order.split(self.batch_size):
+            yield PoseBatch(index, self.dataset.inputs_2d[index], self.dataset.targets_3d[index])
+
+
+def load_pose_datasets(
+    info: DatasetInfo,
+    folder: Path,
+    splits: Sequence[Sequence[str]],
+    skeleton: Skeleton,
+    keypoints: str = "gt",
+    actions: Sequence[str] | None = None,
+    downsample: int = 1,
+) -> list[PoseDataset]:
+    """Read a data set's npz files once and build one :class:`PoseDataset` a split.
+
+    Args:
+        info: which data set, from ``data.datasets``.
+        folder: where the npz files lie.
+        splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``.
+        skeleton: the joints to keep.
+        keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected.
+        actions: the actions to keep, all when None.
+        downsample: keep every k-th frame of a sequence.
+
+    Raises:
+        UserError: a file is missing or damaged, an action or subject is unknown, or a sequence
+            has the wrong shape or values that are not finite.
+    """
+    actions = _known_actions(info, actions)
+    positions = _read(info, folder / info.file_3d(), "positions_3d")
+    path_2d = folder / info.file_2d(keypoints)
+    detections = None
+    if keypoints != "gt" or path_2d.is_file():
+        detections = _read(info, path_2d, "positions_2d")
+    builder = _Builder(info, positions, detections, path_2d, skeleton, actions, downsample)
+    return [builder.build(tuple(subjects)) for subjects in splits]
+
+
+def _known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
+    if actions is None:
+        return info.actions
+    for action in actions:
+        if action not in info.actions:
+            known = ", ".join(info.actions)
+            raise UserError(f"unknown action {action!r}: {info.name} has {known}")
+    return tuple(action for action in info.actions if action in actions)
+
+
+def _read(info: DatasetInfo, path: Path, key: str) -> Sequences:
+    if not path.is_file():
+        raise UserError(f"{path} is not there: {info.advice}")
+    found = load_object_array(path, key)
+    nested = isinstance(found, dict) and all(isinstance(v, dict) for v in found.values())
+    if not nested:
+        raise UserError(f"{path}: {key} is not {{subject: {{sequence: ...}}}}: prepare it again")
+    return found
+
+
+@dataclass(frozen=True)
+class _Builder:
+    info: DatasetInfo
+    positions: Sequences
+    detections: Sequences | None
+    path_2d: Path
+    skeleton: Skeleton
+    actions: tuple[str, ...]
+    downsample: int
+
+    def build(self, subjects: tuple[str, ...]) -> PoseDataset:
+        """Allocate the tensors once and fill them sequence by sequence, camera by camera."""
+        clips = [
+            (subject, name, self._motion(subject, name))
+            for subject in subjects
+            for name in self._sequences(subject)
+        ]
+        if not clips:
+            raise UserError(
+                f"{self.info.file_3d()} has no frames of {', '.join(self.actions)} "
+                f"by {', '.join(subjects)}"
+            )
+        cameras = {subject: self.info.cameras(subject) for subject in subjects}
+        total = sum(len(motion) * len(cameras[subject]) for subject, _, motion in clips)
+        num_joints = self.skeleton.num_joints
+        inputs, targets = torch.empty(total, num_joints, 2), torch.empty(total, num_joints, 3)
+        roots, ids = torch.empty(total, 3), torch.empty(4, total, dtype=torch.int16)
+        start = 0
+        for number, (subject, name, motion) in enumerate(clips):
+            action = self.actions.index(_action_of(name))
+            for view, camera in enumerate(cameras[subject]):
+                here = slice(start, start := start + len(motion))
+                points = _in_camera(motion, camera)
+                inputs[here] = self._inputs(subject, name, view, camera, points)
+                roots[here] = points[:, 0]
+                torch.sub(points, points[:, :1], out=targets[here])
+                ids[:, here] = torch.tensor([[subjects.index(subject)], [number], [action], [view]])
+        return PoseDataset(
+            inputs, targets, roots, *ids,
+            subjects=subjects,
+            sequences=tuple(f"{subject}/{name}" for subject, name, _ in clips),
+            actions=self.actions,
+            intrinsics=torch.stack([
+                torch.stack([camera.intrinsics for camera in cameras[subject]])
+                for subject in subjects
+            ]).float(),
+            skeleton=self.skeleton,
+            missing=self._missing(subjects),
+        )  # fmt: skip
+
+    def _sequences(self, subject: str) -> list[str]:
+        """The subject's sequences of the wanted actions, in the file's order."""
+        if subject not in self.positions:
+            found = ", ".join(self.positions)
+            raise UserError(f"{self.info.file_3d()} has no subject {subject} (it has: {found})")
+        names = [n for n in self.positions[subject] if (subject, n) not in self.info.excluded]
+        for name in names:
+            if _action_of(name) not in self.info.actions:
+                raise UserError(
+                    f"{self.info.file_3d()}: sequence {name!r} of {subject} is of no action of "
+                    f"{self.info.name}: prepare the file again"
+                )
+        return [name for name in names if _action_of(name) in self.actions]
+
+    def _missing(self, subjects: Sequence[str]) -> tuple[str, ...]:
+        missing = []
+        for subject in subjects:
+            present = [_action_of(name) for name in self._sequences(subject)]
+            left_out = [_action_of(name) for who, name in self.info.excluded if who == subject]
+            for action in self.actions:
+                expected = self.info.trials - left_out.count(action)
+                if present.count(action) < expected:
+                    missing.append(f"{subject}/{action}: {present.count(action)} of {expected}")
+        return tuple(missing)
+
+    def _motion(self, subject: str, name: str) -> Tensor:
+        """A sequence (T, J, 3), world metres."""
+        where = f"{self.info.file_3d()}, {subject}/{name}"
+        return self._points(self.positions[subject][name], 3, where)[:: self.downsample]
+
+    def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
+        """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
+        if self.detections is None:
+            return project(points, camera.intrinsics.float())
+        where = f"{self.path_2d}, {subject}/{name}"
+        try:
+            pixels = self.detections[subject][name][view]
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"{where} has no 2D joints for camera {camera.id}") from None
+        pixels = self._points(pixels, 2, f"{where}, camera {camera.id}")[:: self.downsample]
+        if len(pixels) < len(points):
+            raise UserError(
+                f"{where}, camera {camera.id}: {len(pixels)} frames of 2D for {len(points)} of 3D: "
+                "the two files do not belong together"
+            )
+        # Detections run a few frames longer than the motion capture.
+        pixels = pixels[: len(points)]
+        return normalize_screen_coordinates(pixels, camera.width, camera.height)
+
+    def _points(self, array: Any, dim: int, where: str) -> Tensor:
+        """Check one array of a file and keep the skeleton's joints: (T, J, dim) float32."""
+        array = np.asarray(array)
+        if array.ndim != 3 or array.shape[2] != dim or array.dtype.kind != "f":
+            raise UserError(f"{where}: (T, joints, {dim}) numbers expected, got {array.shape}")
+        try:
+            kept = array[:, self.skeleton.indices_in(array.shape[1])]
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if not np.isfinite(kept).all():
+            frame = int(np.argwhere(~np.isfinite(kept))[0, 0])
+            raise UserError(f"{where}: frame {frame} has values that are not numbers")
+        return torch.from_numpy(kept.astype(np.float32, copy=False))
+
+
+def _action_of(sequence: str) -> str:
+    """ "Sitting 1" -> "Sitting": the text before the space, so that SittingDown is another."""
+    return sequence.split(" ")[0]
+
+
+def _in_camera(motion: Tensor, camera: Camera) -> Tensor:
+    return world_to_camera(motion, camera.rotation.float(), camera.translation.float())
