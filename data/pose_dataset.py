@@ -56,6 +56,10 @@ class PoseDataset:
     def __len__(self) -> int:
         return len(self.targets_3d)
 
+    def batch(self, index: Tensor) -> "PoseBatch":
+        """The poses of an index (B,)."""
+        return PoseBatch(index, self.inputs_2d[index], self.targets_3d[index])
+
     def to(self, device: torch.device) -> "PoseDataset":
         """The same poses on another device."""
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -100,7 +104,7 @@ class PoseLoader:
 
     def _batches(self, order: Tensor) -> Iterator[PoseBatch]:
         for index in order.split(self.batch_size):
-            yield PoseBatch(index, self.dataset.inputs_2d[index], self.dataset.targets_3d[index])
+            yield self.dataset.batch(index)
 
 
 def load_pose_datasets(

@@ -1,0 +1,120 @@
+"""Checkpoints: ours, which describe themselves, and published ones, which are read by shape.
+
+A checkpoint is a dict with the published keys (epoch, step, lr, error, state_dict, optimizer) and,
+in ours, ``model`` (the network's arguments), ``dataset``, ``options``, ``history``, ``best``,
+``chosen_by`` and ``random_state``: plain containers and tensors only, so that nothing but data is
+ever unpickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.files import atomic_write
+from common.safe_pickle import NUMPY_STAND_INS
+
+# Flags that put right a difference between a checkpoint and what was asked for.
+_FLAGS = {"joints": "--joints", "hid_dim": "--hid_dim", "num_layers": "--num_layers"}
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    with atomic_write(path) as partial:
+        torch.save(state, partial)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, ours or a published one, without executing anything in it.
+
+    A file that is a bare state dict is given back under the key ``state_dict``; ``model`` is
+    filled from names and shapes where the file does not say it.
+
+    Raises:
+        UserError: the file is missing, damaged, holds more than data, or no Modulated GCN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: give a checkpoint file")
+    # Published checkpoints hold an error as a numpy scalar.
+    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
+    try:
+        with torch.serialization.safe_globals(admitted):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the reader raise anything
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(
+            f"{path} is not a checkpoint this program reads; it is damaged or holds more than "
+            f"tensors, and nothing in it was executed ({reason})"
+        ) from error
+    state = found if isinstance(found, dict) and "state_dict" in found else {"state_dict": found}
+    weights = state["state_dict"]
+    if not _is_state_dict(weights):
+        raise UserError(f"{path} holds no state dict of a network")
+    # Networks that were trained in parallel put this before every name.
+    state["state_dict"] = {name.removeprefix("module."): t for name, t in weights.items()}
+    state.setdefault("model", _describe(path, state["state_dict"]))
+    return state
+
+
+def _is_state_dict(weights: Any) -> bool:
+    return (
+        isinstance(weights, dict)
+        and len(weights) > 0
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in weights.items())
+    )
+
+
+def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Read the network's arguments off the names and shapes of its weights."""
+    try:
+        _, in_dim, hid_dim = weights["gconv_input.0.gconv.W"].shape
+        joints, out_dim = weights["gconv_output.M"].shape
+    except (KeyError, ValueError):
+        raise UserError(f"{path} holds no Modulated GCN (no gconv_input.0.gconv.W)") from None
+    blocks = {name.split(".")[1] for name in weights if name.startswith("gconv_layers.")}
+    grouped = {n.split(".")[1] for n in weights if n.startswith("gconv_layers.") and ".non_" in n}
+    non_local = "grouped" if grouped else "embedded" if "non_local.W.0.weight" in weights else None
+    return {
+        "joints": joints,
+        "hid_dim": hid_dim,
+        "num_layers": len(blocks - grouped),
+        "in_dim": in_dim,
+        "out_dim": out_dim,
+        "non_local": non_local,
+    }
+
+
+def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Compare the network a checkpoint holds with the one asked for.
+
+    Raises:
+        UserError: they differ; the line names each difference and the flags that put it right.
+    """
+    differences, flags = [], []
+    for key in ("joints", "hid_dim", "num_layers", "non_local", "in_dim", "out_dim"):
+        if found.get(key) != wanted.get(key):
+            differences.append(f"{key} {found.get(key)}, not {wanted.get(key)}")
+            if key in _FLAGS:
+                flags.append(f"{_FLAGS[key]} {found[key]}")
+            elif key == "non_local":
+                flags.append("--non_local" if found[key] else "--no-non_local")
+    if differences:
+        remedy = f"; add {' '.join(flags)}" if flags else ""
+        raise UserError(f"{path} has {', '.join(differences)} as asked for{remedy}")
+
+
+def load_weights(path: str | Path, module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put a checkpoint's weights into a network.
+
+    Raises:
+        UserError: a name or a shape does not fit, or a weight is not finite.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit this network: {error}") from error
+    if not all(torch.isfinite(t).all() for t in weights.values() if t.is_floating_point()):
+        raise UserError(f"{path} has weights that are not numbers: train again")

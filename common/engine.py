@@ -1,0 +1,193 @@
+"""Training and evaluation, shared by the scripts: functions of values, not of flags."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.metrics import ActionErrors
+from common.run import Run
+from data.pose_dataset import PoseBatch, PoseLoader
+
+_CHECK_EVERY = 200  # steps between two looks at the loss: each look waits for the device
+
+
+@dataclass
+class Trainer:
+    """What one step of training and one prediction are, for a script's model.
+
+    Attributes:
+        model: the network whose weights are trained and saved.
+        loss: a batch -> scalar to minimise.
+        predict: a batch -> poses (B, J, 3), metres, camera space, as tested.
+        optimizer: over the model's weights.
+        rate: step (from 1), epoch (from 1) -> learning rate.
+        max_norm: gradients are clipped to this norm; None leaves them.
+    """
+
+    model: nn.Module
+    loss: Callable[[PoseBatch], Tensor]
+    predict: Callable[[PoseBatch], Tensor]
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int, int], float]
+    max_norm: float | None
+
+
+def select_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"--device {name} is not to be had here ({reason}): try cpu") from error
+    return device
+
+
+def exponential_rate(lr: float, gamma: float, decay_steps: int) -> Callable[[int, int], float]:
+    """The published schedule: lr gamma^(s / decay_steps), set at step 1 and then only at every
+    multiple of ``decay_steps``; a function of the step alone, so that resuming is exact."""
+
+    def rate(step: int, epoch: int) -> float:
+        last_set = max(1, step // decay_steps * decay_steps)
+        return lr * gamma ** (last_set / decay_steps)
+
+    return rate
+
+
+def train_one_epoch(
+    trainer: Trainer, loader: PoseLoader, epoch: int, step: int
+) -> tuple[float, int]:
+    """Train on every pose once.
+
+    Args:
+        epoch: its number, from 1.
+        step: steps done before.
+
+    Returns:
+        The mean loss over poses, and the steps done after.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    trainer.model.train()
+    total = torch.zeros((), device=loader.dataset.targets_3d.device)
+    for batch in tqdm(
+        loader.shuffled(epoch),
+        total=len(loader),
+        desc=f"epoch {epoch}",
+        unit="step",
+        leave=False,
+        disable=None,
+    ):
+        step += 1
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = trainer.rate(step, epoch)
+        trainer.optimizer.zero_grad()
+        loss = trainer.loss(batch)
+        loss.backward()
+        if trainer.max_norm is not None:
+            nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.max_norm)
+        trainer.optimizer.step()
+        total += loss.detach() * len(batch.index)
+        if step % _CHECK_EVERY == 0:
+            _check_finite(total, step)
+    _check_finite(total, step)
+    return total.item() / len(loader.dataset), step
+
+
+def _check_finite(total: Tensor, step: int) -> None:
+    if not torch.isfinite(total):
+        raise UserError(
+            f"the loss is no longer a finite number at step {step}: lower --lr; "
+            "the checkpoint of the last whole epoch is kept"
+        )
+
+
+@torch.no_grad()
+def predict(trainer: Trainer, batch: PoseBatch) -> Tensor:
+    """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
+    trainer.model.eval()
+    pose = trainer.predict(batch)
+    return pose - pose[:, :1]
+
+
+def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
+    """The errors of a data set, as ``ActionErrors.summary``, in mm.
+
+    Raises:
+        UserError: a prediction is not finite.
+    """
+    errors = ActionErrors(loader.dataset.actions, loader.dataset.targets_3d.device)
+    for batch in tqdm(loader.in_order(), "testing", len(loader), leave=False, disable=None):
+        action = loader.dataset.action[batch.index]
+        errors.update(predict(trainer, batch), batch.targets_3d, action)
+    if not torch.isfinite(errors.sums).all():
+        raise UserError("the model predicts values that are not finite: the weights are unusable")
+    return errors.summary()
+
+
+def fit(trainer: Trainer, run: Run, train: PoseLoader, test: PoseLoader, epochs: int) -> None:
+    """Train to the given epoch, testing, logging and saving after each one."""
+    for epoch in range(run.epoch + 1, epochs + 1):
+        start = time.perf_counter()
+        loss, step = train_one_epoch(trainer, train, epoch, run.step)
+        trained = time.perf_counter()
+        summary = evaluate(trainer, test)
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "loss": loss,
+            "mpjpe_mm": summary["mpjpe_mm"],
+            "p_mpjpe_mm": summary["p_mpjpe_mm"],
+            "train_seconds": trained - start,
+            "test_seconds": time.perf_counter() - trained,
+        }
+        run.finish_epoch(row, summary, training_state(trainer))
+        print(
+            f"epoch {epoch}/{epochs}  loss {loss:.6f}  MPJPE {row['mpjpe_mm']:.2f} mm  "
+            f"P-MPJPE {row['p_mpjpe_mm']:.2f} mm  ({row['train_seconds']:.0f} s training, "
+            f"{row['test_seconds']:.0f} s testing)",
+            flush=True,
+        )
+
+
+def training_state(trainer: Trainer) -> dict[str, Any]:
+    """What resuming needs beside the run's own records."""
+    random_state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random_state["cuda"] = torch.cuda.get_rng_state_all()
+    return {
+        "state_dict": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "random_state": random_state,
+    }
+
+
+def restore_training_state(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Put optimiser and random state back; the weights are the caller's to load.
+
+    Raises:
+        UserError: the optimiser's state is missing or of another model.
+    """
+    try:
+        trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+        random_state = checkpoint.get("random_state", {})
+        if "cpu" in random_state:
+            torch.set_rng_state(random_state["cpu"])
+        if torch.cuda.is_available() and "cuda" in random_state:
+            torch.cuda.set_rng_state_all(random_state["cuda"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"the checkpoint cannot be resumed: {error!r}") from error

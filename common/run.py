@@ -1,0 +1,158 @@
+"""A run's folder: options, log, checkpoints, and the state that lets it be resumed.
+
+options.json          the flags
+log.csv               a row an epoch
+ckpt_last.pth.tar     after the newest epoch; resume from it
+ckpt_best.pth.tar     the lowest MPJPE on the test subjects so far
+ckpt_epoch_025.pth.tar  every --snapshot epochs
+results.json, curves.png, poses.png   written at the end
+"""
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from common.checkpoint import load_checkpoint, save_checkpoint
+from common.errors import UserError
+from common.files import atomic_write
+
+LAST, BEST = "ckpt_last.pth.tar", "ckpt_best.pth.tar"
+CHOSEN_BY = {
+    LAST: "last epoch (no choice on test subjects)",
+    BEST: "lowest MPJPE on the test subjects",
+}
+_SNAPSHOT = "fixed epoch (no choice on test subjects)"
+
+
+def write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+class Run:
+    """The records of one training run.
+
+    Attributes:
+        folder: where it writes.
+        description: what every checkpoint says of itself: model, dataset, options.
+        history: the rows of the log so far.
+        last, best: {"epoch": n, "chosen_by": text} and the summary of that epoch's test.
+    """
+
+    def __init__(self, folder: Path, description: dict[str, Any], snapshot: int) -> None:
+        self.folder = folder
+        self.description = description
+        self.snapshot = snapshot
+        self.history: list[dict[str, Any]] = []
+        self.last: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        self._start = (0, 0)
+
+    @classmethod
+    def create(
+        cls, parent: Path, name: str | None, description: dict[str, Any], snapshot: int
+    ) -> "Run":
+        """Make a new folder; its name is the time unless one is given.
+
+        Raises:
+            UserError: the folder exists or cannot be made.
+        """
+        folder = parent / (name or time.strftime("%Y-%m-%dT%H-%M-%S"))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"{folder} exists: give another --name") from None
+        except OSError as error:
+            raise UserError(f"cannot make {folder}: {error.strerror}") from error
+        run = cls(folder, description, snapshot)
+        write_json(folder / "options.json", description["options"])
+        return run
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        checkpoint: dict[str, Any],
+        description: dict[str, Any],
+        snapshot: int,
+        parent: Path,
+        name: str | None,
+    ) -> "Run":
+        """Go on in the checkpoint's own folder, or in a new one if it does not lie in a run's.
+
+        Raises:
+            UserError: the folder holds later epochs, which would be lost.
+        """
+        folder = path.parent
+        if "history" not in checkpoint or not (folder / "options.json").is_file():
+            run = cls.create(parent, name, description, snapshot)
+        else:
+            newest = folder / LAST
+            epoch = load_checkpoint(newest)["epoch"] if newest.is_file() else 0
+            if epoch > checkpoint["epoch"]:
+                raise UserError(
+                    f"{path} is of epoch {checkpoint['epoch']} and its folder has gone on to "
+                    f"{epoch}: resume {newest}, or copy the file elsewhere to start from it"
+                )
+            run = cls(folder, description, snapshot)
+        run.history = list(checkpoint.get("history", []))
+        run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
+        run._start = (checkpoint["epoch"], checkpoint["step"])
+        return run
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.history[-1]["epoch"] if self.history else self._start[0]
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.history[-1]["step"] if self.history else self._start[1]
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.folder / LAST
+
+    def seconds(self) -> float:
+        """Time spent on training and testing, all epochs together."""
+        return sum(row["train_seconds"] + row["test_seconds"] for row in self.history)
+
+    def finish_epoch(
+        self, row: dict[str, Any], summary: dict[str, Any], training_state: dict[str, Any]
+    ) -> None:
+        """Record an epoch: the log, the checkpoints that it earns."""
+        self.history.append(row)
+        self.last = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[LAST], **summary}
+        is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
+        if is_best:
+            self.best = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[BEST], **summary}
+        state = {
+            "epoch": row["epoch"],
+            "step": row["step"],
+            "lr": row["lr"],
+            "error": row["mpjpe_mm"],
+            **self.description,
+            **training_state,
+            "history": self.history,
+            "last": self.last,
+            "best": self.best,
+        }
+        if is_best:
+            save_checkpoint(self.folder / BEST, state | {"chosen_by": CHOSEN_BY[BEST]})
+        if self.snapshot and row["epoch"] % self.snapshot == 0:
+            path = self.folder / f"ckpt_epoch_{row['epoch']:03d}.pth.tar"
+            save_checkpoint(path, state | {"chosen_by": _SNAPSHOT})
+        save_checkpoint(self.folder / LAST, state | {"chosen_by": CHOSEN_BY[LAST]})
+        self._write_log()
+
+    def _write_log(self) -> None:
+        with (
+            atomic_write(self.folder / "log.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.DictWriter(stream, fieldnames=list(self.history[0]))
+            writer.writeheader()
+            writer.writerows(self.history)

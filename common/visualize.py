@@ -1,0 +1,99 @@
+"""Pictures of a run, drawn without a screen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from common.files import atomic_write
+from common.skeleton import Skeleton
+
+_RIGHT, _LEFT, _MIDDLE = "tab:red", "tab:blue", "0.3"
+
+
+def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) -> None:
+    """Training loss, and both test errors in mm, by epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, error_axes = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    loss_axes.plot(epochs, [row["loss"] for row in history], marker=".")
+    loss_axes.set(title="Training loss", xlabel="epoch", yscale="log")
+    for metric, label in (("mpjpe_mm", "MPJPE"), ("p_mpjpe_mm", "P-MPJPE")):
+        error_axes.plot(epochs, [row[metric] for row in history], marker=".", label=label)
+    error_axes.axvline(best_epoch, color="0.7", linestyle=":", label="best on test subjects")
+    error_axes.set(title="Test error (mm)", xlabel="epoch")
+    error_axes.set_ylim(bottom=0)
+    error_axes.legend()
+    for axes in (loss_axes, error_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_poses(
+    path: Path,
+    inputs_2d: Tensor,
+    predictions: Tensor,
+    targets: Tensor,
+    titles: Sequence[str],
+    skeleton: Skeleton,
+) -> None:
+    """2D input, prediction and truth side by side, a row a pose.
+
+    Args:
+        inputs_2d: (N, J, 2) normalised screen coordinates.
+        predictions, targets: (N, J, 3) metres, camera space, root at zero.
+        titles: N, one a row.
+    """
+    count = len(titles)
+    figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
+    for row, title in enumerate(titles):
+        flat = figure.add_subplot(count, 3, 3 * row + 1)
+        _draw_2d(flat, inputs_2d[row], skeleton)
+        flat.set_title(title, fontsize=9)
+        error = 1000 * (predictions[row] - targets[row]).norm(dim=-1).mean().item()
+        for column, (pose, name) in enumerate(
+            ((predictions[row], f"prediction ({error:.0f} mm)"), (targets[row], "truth")), 2
+        ):
+            space = figure.add_subplot(count, 3, 3 * row + column, projection="3d")
+            _draw_3d(space, pose, targets[row], skeleton)
+            space.set_title(name, fontsize=9)
+    figure.suptitle("right side red, left side blue", fontsize=8, color="0.4")
+    _save(figure, path)
+
+
+def _bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
+    left, right = set(skeleton.joints_left), set(skeleton.joints_right)
+    return [
+        (joint, parent, _LEFT if joint in left else _RIGHT if joint in right else _MIDDLE)
+        for joint, parent in skeleton.bones()
+    ]
+
+
+def _draw_2d(axes: Axes, pose: Tensor, skeleton: Skeleton) -> None:
+    for joint, parent, colour in _bones(skeleton):
+        (x0, y0), (x1, y1) = pose[joint].tolist(), pose[parent].tolist()
+        axes.plot([x0, x1], [y0, y1], color=colour, marker=".", markersize=4)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.invert_yaxis()  # image rows grow downwards
+    axes.tick_params(labelsize=6)
+
+
+def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> None:
+    # Camera space (x right, y down, z away) is shown with depth to the back and up upwards.
+    for joint, parent, colour in _bones(skeleton):
+        (x0, y0, z0), (x1, y1, z1) = pose[joint].tolist(), pose[parent].tolist()
+        axes.plot([x0, x1], [z0, z1], [-y0, -y1], color=colour, marker=".", markersize=3)
+    reach = truth.abs().max().item()
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+    axes.set_box_aspect((1, 1, 1))
+    axes.view_init(elev=12, azim=-65)
+    axes.tick_params(labelsize=5, pad=-3)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=120)
