@@ -19,7 +19,7 @@ from common.errors import UserError, run_script
 from common.losses import pose_loss
 from common.report import describe_data
 from common.skeleton import SKELETONS
-from common.workflow import load_data, open_run, test_checkpoint, train
+from common.workflow import load_data, open_run, report_checkpoint, train
 from data.pose_dataset import PoseLoader
 from models.build import build_model, count_parameters
 from models.modulated_gcn import ModulatedGCN
@@ -55,16 +55,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         "parameters": count_parameters(model),
     }
     if args.evaluate:
-        test_checkpoint(trainer, test_set, path, checkpoint, header, args.results)
+        report_checkpoint(trainer, test_set, path, checkpoint, header, args.results)
         return
     description = {
         "model": arguments,
-        "dataset": {"name": args.dataset, "keypoints": args.keypoints},
+        "dataset": {
+            "name": args.dataset,
+            "keypoints": args.keypoints,
+            "train_subjects": list(train_set[0].subjects),
+        },
         "options": opt.settings(args),
     }
     run = open_run(
-        path, checkpoint, trainer, args.checkpoint, args.name, description, args.snapshot
-    )
+        path, checkpoint, trainer, args.checkpoint, args.name, description, args.snapshot,
+        args.epochs,
+    )  # fmt: skip
     loader = PoseLoader(train_set[0], args.batch_size, args.seed)
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
 

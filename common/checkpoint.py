@@ -19,6 +19,11 @@ from common.safe_pickle import NUMPY_STAND_INS
 # Flags that put right a difference between a checkpoint and what was asked for.
 _FLAGS = {"joints": "--joints", "hid_dim": "--hid_dim", "num_layers": "--num_layers"}
 
+_KINDS = {
+    "epoch": int, "step": int, "optimizer": dict, "model": dict, "dataset": dict, "options": dict,
+    "history": list, "random_state": dict,
+}  # fmt: skip
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
@@ -56,6 +61,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     # Networks that were trained in parallel put this before every name.
     state["state_dict"] = {name.removeprefix("module."): t for name, t in weights.items()}
     state.setdefault("model", _describe(path, state["state_dict"]))
+    for key, kind in _KINDS.items():
+        if key in state and not isinstance(state[key], kind):
+            raise UserError(f"{path} is damaged: its {key} is a {type(state[key]).__name__}")
     return state
 
 

@@ -176,12 +176,15 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore_training_state(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, Any]) -> None:
     """Put optimiser and random state back; the weights are the caller's to load.
 
     Raises:
-        UserError: the optimiser's state is missing or of another model.
+        UserError: the checkpoint holds weights only, or the optimiser's state is of another model.
     """
+    lacking = [key for key in ("epoch", "step", "optimizer") if key not in checkpoint]
+    if lacking:
+        raise UserError(f"{path} has no {', '.join(lacking)}: it can be evaluated, not resumed")
     try:
         trainer.optimizer.load_state_dict(checkpoint["optimizer"])
         random_state = checkpoint.get("random_state", {})
@@ -190,4 +193,4 @@ def restore_training_state(trainer: Trainer, checkpoint: dict[str, Any]) -> None
         if torch.cuda.is_available() and "cuda" in random_state:
             torch.cuda.set_rng_state_all(random_state["cuda"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"the checkpoint cannot be resumed: {error!r}") from error
+        raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error

@@ -7,6 +7,7 @@ import torch
 
 from common import report
 from common.engine import Trainer, evaluate, fit, predict, restore_training_state
+from common.errors import UserError
 from common.run import Run, write_json
 from common.visualize import save_curves, save_poses
 from data.datasets import DATASETS
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _PICTURED = 4
 
 
-def test_loader(dataset: PoseDataset) -> PoseLoader:
+def evaluation_loader(dataset: PoseDataset) -> PoseLoader:
     """Batches for testing, of a size that changes no figure: on a CPU small enough for its cache,
     on a GPU large enough to keep it busy."""
     return PoseLoader(dataset, batch_size=512 if dataset.inputs_2d.device.type == "cpu" else 16384)
@@ -44,7 +45,7 @@ def load_data(
     return [dataset.to(device) for dataset in datasets]
 
 
-def test_checkpoint(
+def report_checkpoint(
     trainer: Trainer,
     dataset: PoseDataset,
     path: str,
@@ -53,7 +54,7 @@ def test_checkpoint(
     results_file: str | None,
 ) -> None:
     """Test the loaded weights and print the table; write results.json where asked."""
-    summary = evaluate(trainer, test_loader(dataset))
+    summary = evaluate(trainer, evaluation_loader(dataset))
     trained_on = checkpoint.get("dataset", {}).get("name", "not recorded in the checkpoint")
     chosen_by = checkpoint.get("chosen_by", "not recorded in the checkpoint")
     epoch = checkpoint.get("epoch", "unknown")
@@ -73,6 +74,7 @@ def open_run(
     name: str | None,
     description: dict[str, Any],
     snapshot: int,
+    epochs: int,
 ) -> Run:
     """A new run's folder, or that of the checkpoint to resume, whose state the trainer takes.
 
@@ -82,8 +84,19 @@ def open_run(
     folder = Path(parent) if parent else ROOT / "checkpoint"
     if checkpoint is None:
         return Run.create(folder, name, description, snapshot)
-    restore_training_state(trainer, checkpoint)
+    if epochs <= checkpoint.get("epoch", 0):
+        raise UserError(f"{path} is at epoch {checkpoint['epoch']}: give --epochs a larger number")
+    restore_training_state(trainer, path, checkpoint)
+    _say_changes(checkpoint.get("options", {}), description["options"])
     return Run.resume(Path(path), checkpoint, description, snapshot, folder, name)
+
+
+def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = [
+        f"{key} {before[key]} -> {now[key]}" for key in before if before[key] != now.get(key)
+    ]
+    if changes:
+        print(f"resuming with changed settings: {', '.join(changes)}")
 
 
 def train(
@@ -98,7 +111,7 @@ def train(
     """Train to the given epoch, then leave the table, results.json and the pictures."""
     print(f"run folder: {run.folder}")
     try:
-        fit(trainer, run, train_loader, test_loader(test_set), epochs)
+        fit(trainer, run, train_loader, evaluation_loader(test_set), epochs)
     except KeyboardInterrupt:
         if run.history:
             print(f"\nstopped; to go on: --resume {run.last_checkpoint}")
@@ -120,7 +133,7 @@ def train(
 def _save_poses(path: Path, trainer: Trainer, dataset: PoseDataset) -> None:
     """A few test frames, spread evenly over the test set, with the last epoch's prediction."""
     index = torch.linspace(0, len(dataset) - 1, _PICTURED + 2)[1:-1].long().unique()
-    batch = dataset.batch(index.to(dataset.inputs_2d.device))
+    batch = dataset.batch(index := index.to(dataset.inputs_2d.device))
     save_poses(
         path,
         batch.inputs_2d.cpu(),

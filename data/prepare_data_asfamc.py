@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -275,7 +275,7 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
     return positions
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -289,7 +289,7 @@ def main() -> None:
         "--rate_out", type=int, default=30, metavar="HZ", help="frame rate to keep (default: 30)"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.output.exists() and not args.force:
         raise UserError(f"{args.output} exists: --force replaces it")
     if args.rate_in < 1 or args.rate_out < 1:

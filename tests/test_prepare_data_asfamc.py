@@ -1,0 +1,191 @@
+"""A made skeleton and motion, and forward kinematics again, bone by bone and frame by frame."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from common.errors import UserError
+from data.npz_io import load_object_array
+from data.prepare_data_asfamc import JOINT_BONES, clip_name, main
+
+# Every bone that gives a joint, and "lowerback" and "lradius" between.
+PARENTS = {
+    "lhipjoint": "root", "lfemur": "lhipjoint", "ltibia": "lfemur",
+    "rhipjoint": "root", "rfemur": "rhipjoint", "rtibia": "rfemur",
+    "lowerback": "root", "upperback": "lowerback", "thorax": "upperback",
+    "upperneck": "thorax", "head": "upperneck",
+    "lclavicle": "thorax", "lhumerus": "lclavicle", "lradius": "lhumerus", "lwrist": "lradius",
+    "rclavicle": "thorax", "rhumerus": "rclavicle", "rradius": "rhumerus", "rwrist": "rradius",
+}  # fmt: skip
+DOFS = {"lfemur": "rx ry rz", "ltibia": "rx", "rfemur": "rx ry rz", "rtibia": "rx",
+        "lowerback": "rx ry rz", "lwrist": "ry", "rhumerus": "rz rx", "head": "rx rz"}  # fmt: skip
+
+
+@pytest.fixture
+def skeleton():
+    rng = np.random.default_rng(3)
+    direction = rng.normal(size=(len(PARENTS), 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return {
+        bone: (direction[i], rng.uniform(1, 8), rng.uniform(-90, 90, 3))
+        for i, bone in enumerate(PARENTS)
+    }
+
+
+@pytest.fixture
+def motion():
+    rng = np.random.default_rng(4)
+    values = {"root": rng.normal(0, 20, (9, 6))}
+    return values | {b: rng.uniform(-90, 90, (9, len(d.split()))) for b, d in DOFS.items()}
+
+
+def asf_text(skeleton) -> str:
+    lines = ["# made", ":version 1.10", ":units", "  mass 1.0", "  length 0.45", "  angle deg",
+             ":root", "   order TX TY TZ RX RY RZ", "   axis XYZ", "   position 0 0 0",
+             "   orientation 0 0 0", ":bonedata"]  # fmt: skip
+    for number, (bone, (direction, length, axis)) in enumerate(skeleton.items()):
+        lines += ["  begin", f"    id {number}", f"    name {bone}",
+                  "    direction " + " ".join(map(repr, direction.tolist())),
+                  f"    length {length!r}",
+                  "    axis " + " ".join(map(repr, axis.tolist())) + "  XYZ"]  # fmt: skip
+        if bone in DOFS:
+            lines += [
+                f"    dof {DOFS[bone]}",
+                "    limits (-160.0 20.0)",
+                "           (-70.0 70.0)",
+            ]
+        lines.append("  end")
+    # Children before their parents: the order in a file is no promise.
+    pairs = reversed(PARENTS.items())
+    return "\n".join([*lines, ":hierarchy", "  begin", *(f"{p} {b}" for b, p in pairs), "  end"])
+
+
+def amc_text(motion) -> str:
+    lines = ["#!OML:ASF X:\\f\xfcr Bonn\\made.ASF", ":FULLY-SPECIFIED", ":DEGREES"]
+    for frame in range(len(motion["root"])):
+        lines.append(str(frame + 1))
+        lines += [f"{b} " + " ".join(map(repr, v[frame].tolist())) for b, v in motion.items()]
+    return "\n".join(lines) + "\n"
+
+
+def expected_joints(skeleton, motion, frame) -> np.ndarray:
+    def turn_and_end(bone):
+        if bone == "root":
+            values = motion["root"][frame]
+            return Rotation.from_euler("xyz", values[3:], degrees=True), values[:3]
+        direction, length, axis = skeleton[bone]
+        turn, start = turn_and_end(PARENTS[bone])
+        if bone in DOFS:
+            angles = dict(zip(DOFS[bone].split(), motion[bone][frame], strict=True))
+            local = Rotation.from_euler(
+                "xyz", [angles.get(f"r{a}", 0) for a in "xyz"], degrees=True
+            )
+            frame_of_axis = Rotation.from_euler("xyz", axis, degrees=True)
+            turn = turn * frame_of_axis * local * frame_of_axis.inv()
+        return turn, start + turn.apply(direction * length)
+
+    metres = np.stack([turn_and_end(bone)[1] for bone in JOINT_BONES]) * 0.0254 / 0.45
+    return np.stack([metres[:, 2], metres[:, 0], metres[:, 1]], axis=1)
+
+
+@pytest.fixture
+def folder(tmp_path, skeleton, motion):
+    place = tmp_path / "mocap" / "some"
+    place.mkdir(parents=True)
+    (place / "HDM_xy.asf").write_text(asf_text(skeleton))
+    for stem in ("HDM_xy_squat1Reps_007_120.amc", "HDM_xy_sneak2StepsLStart_001_120.AMC"):
+        (place / stem).write_bytes(amc_text(motion).encode("latin-1"))
+    return tmp_path / "mocap"
+
+
+def test_folder_and_archive_give_the_joints_of_forward_kinematics(
+    folder, tmp_path, skeleton, motion, call
+):
+    archive = tmp_path / "mocap.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in folder.rglob("*.*"):
+            zipped.write(path, path.relative_to(folder))
+    for source in (folder, archive):
+        output = tmp_path / f"{source.name}.npz"
+        status, out, err = call(main, source, "--output", output)
+        assert (status, err) == (0, "") and "1 subjects, 2 sequences, 6 frames" in out
+        positions = load_object_array(output, "positions_3d")
+        assert set(positions["xy"]) == {"squat 7", "sneak 1"}
+        joints = positions["xy"]["squat 7"]
+        assert joints.dtype == np.float32 and joints.shape == (3, 17, 3)  # frames 0, 4, 8 of 9
+        expected = [expected_joints(skeleton, motion, frame) for frame in (0, 4, 8)]
+        assert np.allclose(joints, expected, atol=1e-5)
+
+
+def test_values_that_are_not_finite_are_named(folder, tmp_path, motion, call):
+    path = folder / "some" / "HDM_xy_squat1Reps_007_120.amc"
+    motion["rtibia"][4] = np.nan
+    path.write_bytes(amc_text(motion).encode("latin-1"))
+    status, _, err = call(main, folder, "--output", tmp_path / "out.npz")
+    assert status == 2 and path.name in err and "frame 5 is not finite" in err
+
+
+def test_names_of_clips():
+    assert clip_name("HDM_bd_squat1Reps_009_120") == ("bd", "squat 9", 120)
+    assert clip_name("HDM_mm_jogLeftCircle4StepsRstart_010_120") == ("mm", "jogLeftCircle 10", 120)
+    assert clip_name("HDM_bd_hopBothLegs1hops_036_120") == ("bd", "hopBothLegs 36", 120)
+    assert clip_name("HDM_bk_kickLFront1Reps_012_120") == ("bk", "kickLFront 12", 120)
+    assert clip_name("HDM_bk_lieDownFloor_012_120") == ("bk", "lieDownFloor 12", 120)
+    assert clip_name("02_07") == ("02", "clip 7", None)
+    with pytest.raises(UserError, match="neither"):
+        clip_name("walk")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text.replace("lwrist ", "lwirst "), "does not fit its skeleton"),
+        (lambda text: text.replace("lwrist ", "lwirst ", 1), "frame 2 of 9 does not match"),
+        (lambda text: text.replace("\n6\n", "\n6\nltibia 1.0\n"), "frame 6 of 9 does not match"),
+        (lambda text: text.replace("\n6\n", "\n"), "frame 5 of 8 does not match"),
+        (lambda text: text.replace("root -", "root nan"), "could not convert string"),
+        (lambda text: text[:-300], "frame 9 of 9 does not match"),
+        (lambda text: "", "no frames"),
+    ],
+)
+def test_damaged_motion_is_named(folder, tmp_path, motion, spoil, message, call):
+    path = folder / "some" / "HDM_xy_squat1Reps_007_120.amc"
+    text = amc_text(motion)
+    assert spoil(text) != text
+    path.write_bytes(spoil(text).encode("latin-1"))
+    status, _, err = call(main, folder, "--output", tmp_path / "out.npz")
+    assert status == 2 and err.count("\n") == 1
+    assert path.name in err and message in err
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_wrong_input_ends_in_one_line(folder, tmp_path, skeleton, call):
+    output = tmp_path / "out.npz"
+    asf = folder / "some" / "HDM_xy.asf"
+
+    def refused(*flags):
+        status, _, err = call(main, *flags, "--output", output)
+        assert status == 2 and err.count("\n") == 1 and not output.exists()
+        return err
+
+    assert "is not there" in refused(tmp_path / "absent.zip")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no archive")
+    assert "not a whole zip" in refused(tmp_path / "broken.zip")
+    (tmp_path / "empty").mkdir()
+    assert "no .asf and .amc" in refused(tmp_path / "empty")
+    assert "cannot be cut down to 50 Hz" in refused(folder, "--rate_out", "50")
+    asf.write_text(asf_text(skeleton).replace("angle deg", "angle rad"))
+    assert "HDM_xy.asf" in refused(folder)
+    asf.unlink()
+    assert "skeleton xy.asf" in refused(folder)
+
+
+def test_an_existing_output_is_kept_unless_forced(folder, tmp_path, call):
+    output = tmp_path / "out.npz"
+    output.write_bytes(b"mine")
+    status, _, err = call(main, folder, "--output", output)
+    assert status == 2 and "--force" in err and output.read_bytes() == b"mine"
+    assert call(main, folder, "--output", output, "--force")[0] == 0
+    assert "xy" in load_object_array(output, "positions_3d")
