@@ -187,12 +187,15 @@ def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np
     Raises:
         UserError: skeleton and motion do not belong together.
     """
+    moving = {bone_name for bone_name, bone in asf.bones.items() if bone.dof} | {"root"}
+    if stray := moving.symmetric_difference(motion):
+        raise UserError(f"{name} does not fit its skeleton: {', '.join(sorted(stray))}")
     try:
         root = motion["root"]
         turns, ends = {"root": rotation(root[:, 3:6])}, {"root": root[:, :3] * asf.scale}
         for bone_name, bone in asf.bones.items():
             turn = turns[bone.parent]
-            if bone.dof and bone_name in motion:
+            if bone.dof:
                 angles = np.zeros((len(root), 3))
                 angles[:, bone.dof] = motion[bone_name]
                 turn = turn @ (bone.axis @ rotation(angles) @ bone.axis.T)
