@@ -6,6 +6,7 @@ in ours, ``model`` (the network's arguments), ``dataset``, ``options``, ``histor
 ever unpickled.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     # Published checkpoints hold an error as a numpy scalar.
     admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
     try:
-        with torch.serialization.safe_globals(admitted):
+        with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the reader raise anything
         reason = str(error).strip().split("\n")[0][:120]

@@ -1,0 +1,143 @@
+import math
+
+import pytest
+import torch
+
+from common.engine import Trainer, evaluate, exponential_rate, predict, select_device
+from common.engine import train_one_epoch as train
+from common.errors import UserError
+from common.losses import pose_loss
+from common.metrics import mpjpe
+from common.skeleton import H36M_16
+from data.datasets import H36M
+from data.pose_dataset import PoseLoader, load_pose_datasets
+from models.build import build_model
+
+
+@pytest.fixture
+def dataset(h36m_folder):
+    (found,) = load_pose_datasets(H36M, h36m_folder, [H36M.subjects_test], H36M_16)
+    return found
+
+
+def trainer(max_norm=1.0, lr=1e-3, **changes) -> Trainer:
+    model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1})
+    parts = {
+        "model": model,
+        "loss": lambda b: pose_loss(model(b.inputs_2d), b.targets_3d, "mse", 0.1),
+        "predict": lambda b: model(b.inputs_2d),
+        "optimizer": torch.optim.Adam(model.parameters(), lr=lr),
+        "rate": lambda step, epoch: lr,
+        "max_norm": max_norm,
+    }
+    return Trainer(**(parts | changes))
+
+
+def test_rate_is_set_at_step_1_and_at_multiples_only():
+    rate = exponential_rate(1e-3, 0.96, 100_000)
+    lr, expected = None, []
+    steps = [1, 2, 99_999, 100_000, 100_001, 199_999, 200_000, 250_000]
+    for step in range(1, 250_001):  # the published loop, step by step
+        if step == 1 or step % 100_000 == 0:
+            lr = 1e-3 * 0.96 ** (step / 100_000)
+        if step in steps:
+            expected.append(lr)
+    assert [rate(step, 1) for step in steps] == expected
+
+
+def test_loss_is_the_weighted_sum():
+    pred, target = torch.randn(4, 16, 3), torch.randn(4, 16, 3)
+    mse, l1 = (pred - target).square().mean(), (pred - target).abs().mean()
+    assert torch.allclose(pose_loss(pred, target, "mse", 0.1), 0.9 * mse + 0.1 * l1)
+    expected = 0.99 * mpjpe(pred, target).mean() + 0.01 * l1
+    assert torch.allclose(pose_loss(pred, target, "mpjpe", 0.01), expected)
+
+
+def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
+    ours, theirs = trainer(lr=0.1), trainer(lr=0.1)
+    theirs.model.load_state_dict(ours.model.state_dict())
+    # Plain descent: Adam would blow rounding up where a gradient is zero (biases before BatchNorm).
+    for each in (ours, theirs):
+        each.optimizer = torch.optim.SGD(each.model.parameters(), lr=0.1)
+    loader = PoseLoader(dataset, 50, seed=3)
+    loss, step = train(ours, loader, epoch=2, step=10)
+    assert step == 10 + len(loader)
+
+    theirs.model.train()
+    losses = []
+    for batch in loader.shuffled(2):
+        pred = theirs.model(batch.inputs_2d)
+        difference = pred - batch.targets_3d
+        value = 0.9 * difference.square().mean() + 0.1 * difference.abs().mean()
+        theirs.optimizer.zero_grad()
+        value.backward()
+        norm = math.sqrt(sum(p.grad.square().sum().item() for p in theirs.model.parameters()))
+        for p in theirs.model.parameters():
+            p.grad *= min(1.0, 1.0 / (norm + 1e-6))
+        theirs.optimizer.step()
+        losses += [value.item()] * len(batch.index)
+    assert math.isclose(loss, sum(losses) / len(losses), rel_tol=1e-4)
+    for name, tensor in ours.model.state_dict().items():
+        assert torch.allclose(tensor, theirs.model.state_dict()[name], atol=1e-4), name
+
+
+def test_training_learns(dataset):
+    learner = trainer(lr=1e-2)
+    loader = PoseLoader(dataset, 48)
+    before = evaluate(learner, loader)["mpjpe_mm"]
+    for epoch in range(1, 30):
+        train(learner, loader, epoch, 0)
+    assert evaluate(learner, loader)["mpjpe_mm"] < 0.7 * before
+
+
+@pytest.mark.parametrize("batch_size", [1, 37, 256])
+def test_evaluation_does_not_depend_on_the_batches(dataset, batch_size):
+    torch.manual_seed(2)
+    subject = trainer()
+    found = evaluate(subject, PoseLoader(dataset, batch_size))
+    pose = subject.model.eval()(dataset.inputs_2d)
+    errors = 1000 * mpjpe(pose - pose[:, :1], dataset.targets_3d)
+    for number, action in enumerate(dataset.actions):
+        chosen = errors[dataset.action == number]
+        row = found["per_action"][action]
+        assert row["frames"] == len(chosen)
+        if len(chosen):
+            assert abs(row["mpjpe_mm"] - chosen.mean().item()) < 1e-3
+
+
+def test_predictions_are_root_centred(dataset):
+    pose = predict(trainer(), dataset.batch(torch.arange(5)))
+    assert pose[:, 0].abs().max() == 0 and pose[:, 1:].abs().min() > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset):
+    bad = trainer(loss=lambda b: torch.tensor(torch.nan, requires_grad=True))
+    with pytest.raises(UserError, match="no longer a finite number"):
+        train(bad, PoseLoader(dataset, 64), 1, 0)
+
+
+def test_predictions_that_are_not_finite_are_refused(dataset):
+    bad = trainer(predict=lambda b: torch.full_like(b.targets_3d, torch.nan))
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(bad, PoseLoader(dataset, 64))
+
+
+def test_devices():
+    assert select_device("cpu").type == "cpu"
+    assert select_device("auto").type in ("cpu", "cuda")
+    for name in ("tpu9", "cuda:99"):
+        with pytest.raises(UserError, match="--device"):
+            select_device(name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_step_on_a_gpu_agrees_with_the_cpu(dataset):
+    torch.manual_seed(1)
+    here = trainer()
+    torch.manual_seed(1)
+    there = trainer()
+    there.model.cuda()
+    device = torch.device("cuda")
+    on_cpu, _ = train(here, PoseLoader(dataset, 64), 1, 0)
+    on_gpu, _ = train(there, PoseLoader(dataset.to(device), 64), 1, 0)
+    assert math.isclose(on_cpu, on_gpu, rel_tol=1e-2)
