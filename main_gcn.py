@@ -7,6 +7,7 @@ python main_gcn.py --resume CKPT          go on where a run stopped
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from common.engine import Trainer, exponential_rate, select_device
 from common.errors import UserError, run_script
 from common.losses import pose_loss
 from common.report import describe_data
-from common.skeleton import SKELETONS
 from common.workflow import load_data, open_run, report_checkpoint, train
 from data.pose_dataset import PoseLoader
 from models.build import build_model, count_parameters
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = load_checkpoint(path) if path else None
     if args.resume:
         args = opt.parse_gcn(argv, defaults=checkpoint.get("options"))
+    if message := opt.ignored(args):
+        print(f"warning: {message}", file=sys.stderr)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     arguments = model_arguments(args)
@@ -40,14 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_weights(path, model, checkpoint["state_dict"])
     trainer = build_trainer(model.to(device), args)
     *train_set, test_set = load_data(
-        args.dataset,
-        with_training=not args.evaluate,
-        device=device,
-        dataset_dir=args.dataset_dir,
-        skeleton=SKELETONS[args.joints],
-        keypoints=args.keypoints,
-        actions=args.actions,
-        downsample=args.downsample,
+        **opt.data_options(args), with_training=not args.evaluate, device=device
     )
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
@@ -55,21 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "parameters": count_parameters(model),
     }
     if args.evaluate:
-        report_checkpoint(trainer, test_set, path, checkpoint, header, args.results)
+        readings = {"evaluated": trainer}
+        report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
         return
     description = {
         "model": arguments,
-        "dataset": {
-            "name": args.dataset,
-            "keypoints": args.keypoints,
-            "train_subjects": list(train_set[0].subjects),
-        },
+        "dataset": opt.describe_training_data(args, train_set[0].subjects),
         "options": opt.settings(args),
     }
-    run = open_run(
-        path, checkpoint, trainer, args.checkpoint, args.name, description, args.snapshot,
-        args.epochs,
-    )  # fmt: skip
+    run = open_run(path, checkpoint, trainer, opt.run_options(args), description)
     loader = PoseLoader(train_set[0], args.batch_size, args.seed)
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
 
@@ -92,7 +81,7 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def build_trainer(model: ModulatedGCN, args: argparse.Namespace) -> Trainer:
     return Trainer(
-        model=model,
+        networks={"state_dict": model},
         loss=lambda batch: pose_loss(
             model(batch.inputs_2d), batch.targets_3d, "mse", args.weight_l1
         ),

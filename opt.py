@@ -9,10 +9,29 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from common.skeleton import SKELETONS
 from data.datasets import DATASETS
 
+_SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
+
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
-CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "dataset_dir")
+CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name")
+# Flags of old commands that have no effect here, each with what takes its place.
+_IGNORED_GCN = {"num_workers": "the data lie in memory whole"}
+_IGNORED_GRAPH = {
+    "workers": "the data lie in memory whole",
+    "gpu": "see --device",
+    "layout": "the skeleton follows --joints",
+    "strategy": "the model has one adjacency",
+    "pad": "the model sees single frames",
+    "crop_uv": "2D joints are normalised by the image",
+    "co_diff": "not a term of this model's loss",
+    "reverse_augmentation": "the model sees single frames",
+}
+
+
+# Flags read better as a table than one argument a line.
+# fmt: off
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,61 +46,149 @@ def parse_gcn(
 ) -> argparse.Namespace:
     """Flags of ``main_gcn.py``; ``defaults`` replaces the published ones (of a resumed run)."""
     parser = _parser("Modulated GCN on ground-truth 2D: trains, or tests with --evaluate.")
-    _data_flags(parser, keypoints="gt", joints=16)
+    data = parser.add_argument_group("data")
+    _data_flags(data, keypoints="gt")
+    data.add_argument("-j", "--joints", type=int, default=16, choices=(16, 17),
+                      help="16 joints, or 17 with Neck/Nose")
     model = parser.add_argument_group("model")
     _size_flags(model, hid_dim=128, dropout=0.0)
-    model.add_argument(
-        "--non_local",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="grouped non-local blocks over joints, as in SemGCN (16 joints only)",
-    )
+    model.add_argument("--non_local", action=_SWITCH, default=False,
+                       help="grouped non-local blocks over joints, as in SemGCN (16 joints only)")
     training = parser.add_argument_group("training")
     _training_flags(training, batch_size=64, epochs=50, lr=1e-3)
-    training.add_argument(
-        "--weight_L1_norm",
-        "--lamda",
-        dest="weight_l1",
-        type=_fraction,
-        default=0.1,
-        metavar="W",
-        help="share of L1 in the loss, the rest is MSE",
-    )
-    training.add_argument(
-        "--lr_decay",
-        type=_positive_int,
-        default=100_000,
-        metavar="STEPS",
-        help="the learning rate is multiplied by --lr_gamma every so many steps",
-    )
-    training.add_argument(
-        "--lr_gamma", type=_positive, default=0.96, metavar="FACTOR", help="see --lr_decay"
-    )
-    training.add_argument(
-        "--no_max",
-        dest="max_norm",
-        action="store_false",
-        help="do not clip gradients (default: to norm 1)",
-    )
+    training.add_argument("--weight_L1_norm", "--lamda", dest="weight_l1", type=_fraction,
+                          default=0.1, metavar="W", help="share of L1 in the loss, the rest is MSE")
+    training.add_argument("--lr_decay", type=_positive_int, default=100_000, metavar="STEPS",
+                          help="the rate is multiplied by --lr_gamma every so many steps")
+    training.add_argument("--lr_gamma", type=_positive, default=0.96, metavar="FACTOR",
+                          help="see --lr_decay")
+    training.add_argument("--no_max", dest="max_norm", action="store_false",
+                          help="do not clip gradients (default: to norm 1)")
     _run_flags(parser)
-    ignored = parser.add_argument_group("accepted for old commands, without effect")
-    ignored.add_argument(
-        "--num_workers",
-        type=int,
-        default=None,
-        metavar="N",
-        help="the data lie in memory whole: no workers load them",
-    )
+    _ignored_flags(parser, _IGNORED_GCN)
     return _parse(parser, argv, defaults)
+
+
+def parse_graph(
+    argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
+) -> argparse.Namespace:
+    """Flags of ``main_graph.py``; ``defaults`` replaces the published ones (of a resumed run)."""
+    parser = _parser(
+        "Modulated GCN on detected 2D, optionally with pose refinement: tests the weights of "
+        "--evaluate or --previous_dir, or trains with --pro_train 1."
+    )
+    data = parser.add_argument_group("data")
+    _data_flags(data, keypoints="cpn_ft_h36m_dbb")
+    data.add_argument("-j", "--joints", type=int, default=None, choices=(16, 17),
+                      help="default: 16 for the sh_ detectors, else 17")
+    data.add_argument("--data_augmentation", action=_SWITCH, default=True,
+                      help="train on every pose twice, as it is and mirrored")
+    data.add_argument("--test_augmentation", action=_SWITCH, default=True,
+                      help="test the mean of the pose and of its mirrored twin, turned back")
+    model = parser.add_argument_group("model")
+    _size_flags(model, hid_dim=384, dropout=0.2)
+    model.add_argument("--non_local", action=_SWITCH, default=True,
+                       help="one embedded-Gaussian non-local block before the output")
+    _refinement_flags(parser.add_argument_group("refinement"))
+    training = parser.add_argument_group("training")
+    training.add_argument("--pro_train", type=int, choices=(0, 1), default=0, help="1 trains")
+    _training_flags(training, batch_size=256, epochs=30, lr=5e-3)
+    training.add_argument("--weight_L1_norm", "--norm", dest="weight_l1", type=_fraction,
+                          default=0.01, metavar="W",
+                          help="share of L1 in the loss, the rest is MPJPE")
+    training.add_argument("--lr_decay", type=_positive, default=0.9, metavar="FACTOR",
+                          help="the rate is multiplied by this every --large_decay_epoch epochs")
+    training.add_argument("--large_decay_epoch", type=_positive_int, default=4, metavar="N",
+                          help="see --lr_decay")
+    _weights_flags(parser.add_argument_group("weights"))
+    _run_flags(parser)
+    parser.add_argument("--show_protocol2", action="store_true",
+                        help="accepted: the table always shows both protocols")
+    parser.add_argument("--show_root", action="store_true",
+                        help="test: also report the error of the root's estimated place")
+    _ignored_flags(parser, _IGNORED_GRAPH)
+    args = _parse(parser, argv, defaults)
+    if args.joints is None:
+        args.joints = 16 if args.keypoints.startswith("sh_") else 17
+    return args
+
+
+def _refinement_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--post_refine", action=_SWITCH, default=None,
+                       help="pose refinement; at test the default is to use it if it is there")
+    group.add_argument("--root_depth", choices=("gt", "estimate"), default="gt",
+                       help="the depth at which refinement lifts the 2D back: the ground truth's, "
+                       "as published, or solved from the predicted pose")
+    group.add_argument("--sym_penalty", type=int, choices=(0, 1), default=1,
+                       help="1 adds 0.01 x the difference of left and right limbs to the loss")
+    group.add_argument("--sym_signed", action=_SWITCH, default=False,
+                       help="the difference with its sign, as the released code had it")
+    group.add_argument("--save_out_type", choices=("xyz", "post"), default=None,
+                       help="choose the best epoch by the network's pose or the refined one "
+                       "(default: post with refinement)")
+
+
+def _weights_flags(group: argparse._ArgumentGroup) -> None:
+    for name, what in (("module_gcn", "the network"), ("post_refine", "the refinement")):
+        group.add_argument(f"--{name}_reload", type=int, choices=(0, 1), default=0,
+                           help=f"1 starts from {what} of --previous_dir")
+        group.add_argument(f"--{name}_model", default=None, metavar="FILE",
+                           help=f"which file there, if there are several of {what}")
+    group.add_argument("--previous_dir", default="./ckpt/best_model", metavar="DIR",
+                       help="folder of model_module_gcn_*.pth and model_post_refine_*.pth")
+    group.add_argument("--save_model", type=int, choices=(0, 1), default=0,
+                       help="1 saves the best under those names in --save_dir")
+    group.add_argument("--save_dir", default=None, metavar="DIR",
+                       help="see --save_model (default: the run's folder)")
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags that make a run what it is, as plain values for its checkpoints."""
-    return {key: value for key, value in vars(args).items() if key not in CALL_FLAGS}
+    left_out = {*CALL_FLAGS, *_IGNORED_GCN, *_IGNORED_GRAPH}
+    return {key: value for key, value in vars(args).items() if key not in left_out}
+
+
+def data_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the data, as the arguments of ``common.workflow.load_data``."""
+    return {
+        "name": args.dataset,
+        "dataset_dir": args.dataset_dir,
+        "skeleton": SKELETONS[args.joints],
+        "keypoints": args.keypoints,
+        "actions": args.actions,
+        "downsample": args.downsample,
+    }
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the run, as the argument of ``common.workflow.open_run``."""
+    return {key: getattr(args, key) for key in ("checkpoint", "name", "snapshot", "epochs")}
+
+
+def describe_training_data(args: argparse.Namespace, subjects: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint says of the data that it was trained on."""
+    return {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
+
+
+def ignored(args: argparse.Namespace) -> str | None:
+    """A line about the flags given that have no effect, if there are any."""
+    reasons = _IGNORED_GCN | _IGNORED_GRAPH
+    given = [key for key in reasons if getattr(args, key, None) is not None]
+    if not given:
+        return None
+    return "without effect: " + "; ".join(f"--{key} ({reasons[key]})" for key in given)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = "default" in (action.help or "") or action.default in (None, False)
+        return action.help if said else super()._get_help_string(action)
 
 
 def _parser(description: str) -> Parser:
-    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return Parser(description=description, formatter_class=_Help)
 
 
 def _parse(
@@ -95,140 +202,64 @@ def _parse(
     return args
 
 
-def _data_flags(parser: Parser, keypoints: str, joints: int) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "-d",
-        "--dataset",
-        default="h36m",
-        choices=sorted(DATASETS),
-        help="data set; hdm05 comes with the program",
-    )
-    group.add_argument(
-        "-k",
-        "--keypoints",
-        default=keypoints,
-        metavar="NAME",
-        help="whose 2D joints: gt, or a detector's name as in its file",
-    )
-    group.add_argument(
-        "-a",
-        "--actions",
-        type=_names,
-        default=None,
-        metavar="LIST",
-        help="actions to train and test on, separated by commas; * is all",
-    )
-    group.add_argument(
-        "-j",
-        "--joints",
-        type=int,
-        default=joints,
-        choices=(16, 17),
-        help="16 joints, or 17 with Neck/Nose",
-    )
-    group.add_argument(
-        "--downsample",
-        type=_positive_int,
-        default=1,
-        metavar="K",
-        help="keep every K-th frame of a sequence, in training and test",
-    )
-    group.add_argument(
-        "--dataset_dir",
-        default=None,
-        metavar="DIR",
-        help="folder of the npz files (default: dataset/ beside the scripts)",
-    )
+def _data_flags(group: argparse._ArgumentGroup, keypoints: str) -> None:
+    group.add_argument("-d", "--dataset", default="h36m", choices=sorted(DATASETS),
+                       help="data set; hdm05 comes with the program")
+    group.add_argument("-k", "--keypoints", default=keypoints, metavar="NAME",
+                       help="whose 2D joints: gt; noisy, made noise on gt; or a detector's name "
+                       "as in its file")
+    group.add_argument("-a", "--actions", type=_names, default=None, metavar="LIST",
+                       help="actions to train and test on, separated by commas; * is all")
+    group.add_argument("--downsample", type=_positive_int, default=1, metavar="K",
+                       help="keep every K-th frame of a sequence, in training and test")
+    group.add_argument("--dataset_dir", "--root_path", default=None, metavar="DIR",
+                       help="folder of the npz files (default: dataset/ beside the scripts)")
 
 
 def _size_flags(group: argparse._ArgumentGroup, hid_dim: int, dropout: float) -> None:
-    group.add_argument(
-        "-l",
-        "--num_layers",
-        type=_positive_int,
-        default=4,
-        metavar="L",
-        help="residual blocks, two graph convolutions each",
-    )
-    group.add_argument(
-        "-z",
-        "--hid_dim",
-        type=_even_int,
-        default=hid_dim,
-        metavar="C",
-        help="channels, an even number",
-    )
-    group.add_argument(
-        "--dropout", type=_fraction, default=dropout, metavar="P", help="dropout after each block"
-    )
+    group.add_argument("-l", "--num_layers", type=_positive_int, default=4, metavar="L",
+                       help="residual blocks, two graph convolutions each")
+    group.add_argument("-z", "--hid_dim", type=_even_int, default=hid_dim, metavar="C",
+                       help="channels, an even number")
+    group.add_argument("--dropout", type=_fraction, default=dropout, metavar="P",
+                       help="dropout after each block")
 
 
 def _training_flags(
     group: argparse._ArgumentGroup, batch_size: int, epochs: int, lr: float
 ) -> None:
-    group.add_argument(
-        "-b",
-        "--batch_size",
-        type=_positive_int,
-        default=batch_size,
-        metavar="B",
-        help="poses a step",
-    )
-    group.add_argument(
-        "-e",
-        "--epochs",
-        type=_positive_int,
-        default=epochs,
-        metavar="N",
-        help="passes over the training set; a resumed run goes on to this number",
-    )
-    group.add_argument("--lr", type=_positive, default=lr, help="learning rate at the start")
-    group.add_argument(
-        "--seed",
-        type=_natural,
-        default=0,
-        help="of the first weights, the order of poses and dropout",
-    )
+    group.add_argument("-b", "--batch_size", "--batchSize", type=_positive_int, default=batch_size,
+                       metavar="B", help="poses a step")
+    group.add_argument("-e", "--epochs", "--nepoch", type=_positive_int, default=epochs,
+                       metavar="N",
+                       help="passes over the training set; a resumed run goes on to this number")
+    group.add_argument("--lr", "--learning_rate", type=_positive, default=lr,
+                       help="learning rate at the start")
+    group.add_argument("--seed", type=_natural, default=0,
+                       help="of the first weights, the order of poses and dropout")
 
 
 def _run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("run")
-    group.add_argument(
-        "--evaluate",
-        "--eva",
-        default=None,
-        metavar="CKPT",
-        help="test this checkpoint, ours or a published one; do not train",
-    )
-    group.add_argument(
-        "-r",
-        "--resume",
-        default=None,
-        metavar="CKPT",
-        help="go on exactly where this checkpoint stopped, with its run's flags",
-    )
-    group.add_argument(
-        "-c",
-        "--checkpoint",
-        default=None,
-        metavar="DIR",
-        help="folder of run folders (default: checkpoint/ beside the scripts)",
-    )
-    group.add_argument(
-        "--name", type=_file_name, default=None, help="name of the run's folder (default: the time)"
-    )
-    group.add_argument(
-        "--snapshot",
-        type=_natural,
-        default=5,
-        metavar="N",
-        help="keep a checkpoint every N epochs beside best and last; 0 keeps none",
-    )
-    group.add_argument(
-        "--results", default=None, metavar="FILE", help="write the results as JSON here too"
-    )
+    group.add_argument("--evaluate", "--eva", default=None, metavar="CKPT",
+                       help="test this checkpoint, ours or a published one; do not train")
+    group.add_argument("-r", "--resume", default=None, metavar="CKPT",
+                       help="go on exactly where this checkpoint stopped, with its run's flags")
+    group.add_argument("-c", "--checkpoint", default=None, metavar="DIR",
+                       help="folder of run folders (default: checkpoint/ beside the scripts)")
+    group.add_argument("--name", type=_file_name, default=None,
+                       help="name of the run's folder (default: the time)")
+    group.add_argument("--snapshot", type=_natural, default=5, metavar="N",
+                       help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
+    group.add_argument("--results", default=None, metavar="FILE",
+                       help="write the results as JSON here too")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")
+
+
+def _ignored_flags(parser: Parser, reasons: dict[str, str]) -> None:
+    group = parser.add_argument_group("accepted for old commands, without effect")
+    for name, reason in reasons.items():
+        group.add_argument(f"--{name}", nargs="?", const="", default=None, help=reason)
 
 
 def _number(convert: Callable[[str], Any], accept: Callable[[Any], bool], what: str) -> Callable:

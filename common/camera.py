@@ -74,6 +74,67 @@ def undistort(screen: Tensor, intrinsics: Tensor, iterations: int = 12) -> Tenso
     return rays
 
 
+def remove_distortion(screen: Tensor, intrinsics: Tensor) -> Tensor:
+    """Screen (..., J, 2) -> where a pinhole camera without distortion would see the same points."""
+    focal, centre, _, _ = split_intrinsics(intrinsics)
+    return undistort(screen, intrinsics) * focal + centre
+
+
+def back_project(uv: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Screen (..., J, 2) with depth (..., J) in metres -> camera space (..., J, 3), metres.
+
+    x, y = (uv - c) z / f: a pinhole camera, lens distortion is ignored (the published form).
+    """
+    focal, centre, _, _ = split_intrinsics(intrinsics)
+    z = depth.unsqueeze(-1)
+    return torch.cat([(uv - centre) / focal * z, z], dim=-1)
+
+
+def lift_again(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """The 2D joints put at the depths of a pose: P' of the refinement, (B, J, 3), root at zero.
+
+    Args:
+        pose: (B, J, 3) metres, relative to the root; only its depths are used.
+        uv: (B, J, 2) screen coordinates.
+        root_depth: (B,) metres, the depth of joint 0.
+        intrinsics: (B, 9).
+    """
+    relative = torch.cat([torch.zeros_like(pose[:, :1, 2]), pose[:, 1:, 2]], dim=1)
+    points = back_project(uv, relative + root_depth.unsqueeze(1), intrinsics)
+    return points - points[:, :1]
+
+
+def solve_translation(pose: Tensor, uv: Tensor, intrinsics: Tensor) -> Tensor:
+    """Where a pose stands: the translation (B, 3), metres, that best explains its 2D joints.
+
+    Linear least squares over the joints, in closed form, for t in
+
+        u (Z + tz) = fx (X + tx) + cx (Z + tz)        and likewise for v, fy, cy
+
+    Args:
+        pose: (B, J, 3) camera space, metres, relative to any point; t is that point's place.
+        uv: (B, J, 2) screen coordinates of a pinhole camera: pass detections through
+            :func:`remove_distortion` first, or accept the error that the lens makes.
+        intrinsics: (B, 9); distortion is not used.
+    """
+    focal, centre, _, _ = split_intrinsics(intrinsics)
+    rays = (uv - centre) / focal
+    # With a = (u - cx) / fx the equations read tx - a tz = a Z - X. For a given tz, tx and ty are
+    # means over the joints; put in, tz is the slope of a line through the centred values.
+    offsets = rays * pose[..., 2:] - pose[..., :2]
+    rays_mean, offsets_mean = rays.mean(dim=-2), offsets.mean(dim=-2)
+    rays, offsets = rays - rays_mean.unsqueeze(-2), offsets - offsets_mean.unsqueeze(-2)
+    spread = rays.square().sum(dim=(-2, -1)).clamp_min(torch.finfo(rays.dtype).tiny)
+    tz = -(rays * offsets).sum(dim=(-2, -1)) / spread
+    return torch.cat([offsets_mean + rays_mean * tz.unsqueeze(-1), tz.unsqueeze(-1)], dim=-1)
+
+
+def flip_intrinsics(intrinsics: Tensor) -> Tensor:
+    """Intrinsics (..., 9) of the mirrored image: centre x and the first tangential coefficient
+    change sign."""
+    return intrinsics * intrinsics.new_tensor([1, 1, -1, 1, 1, 1, 1, -1, 1])
+
+
 def split_intrinsics(intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Intrinsics (..., 9) -> focal, centre, radial, tangential, each with a joint axis of one."""
     if intrinsics.shape[-1] != 9:

@@ -41,26 +41,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, holds more than data, or no Modulated GCN.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is not there: give a checkpoint file")
-    # Published checkpoints hold an error as a numpy scalar.
-    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
-    try:
-        with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make the reader raise anything
-        reason = str(error).strip().split("\n")[0][:120]
-        raise UserError(
-            f"{path} is not a checkpoint this program reads; it is damaged or holds more than "
-            f"tensors, and nothing in it was executed ({reason})"
-        ) from error
+    found = load_plain(path)
     state = found if isinstance(found, dict) and "state_dict" in found else {"state_dict": found}
-    weights = state["state_dict"]
-    if not _is_state_dict(weights):
-        raise UserError(f"{path} holds no state dict of a network")
     # Networks that were trained in parallel put this before every name.
+    weights = check_state_dict(path, state["state_dict"])
     state["state_dict"] = {name.removeprefix("module."): t for name, t in weights.items()}
     state.setdefault("model", _describe(path, state["state_dict"]))
     for key, kind in _KINDS.items():
@@ -69,12 +53,43 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def _is_state_dict(weights: Any) -> bool:
-    return (
+def load_plain(path: str | Path) -> Any:
+    """Read tensors, numbers and plain containers onto the CPU; nothing in the file is executed.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: give a checkpoint file")
+    # Published checkpoints hold an error as a numpy scalar.
+    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
+    try:
+        with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the reader raise anything
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(
+            f"{path} is not a checkpoint this program reads; it is damaged or holds more than "
+            f"tensors, and nothing in it was executed ({reason})"
+        ) from error
+
+
+def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:
+    """Give a state dict back.
+
+    Raises:
+        UserError: it is none.
+    """
+    whole = (
         isinstance(weights, dict)
         and len(weights) > 0
         and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in weights.items())
     )
+    if not whole:
+        raise UserError(f"{path} holds no state dict of a network")
+    return weights
 
 
 def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:

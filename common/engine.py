@@ -1,7 +1,7 @@
 """Training and evaluation, shared by the scripts: functions of values, not of flags."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Trainer:
     """What one step of training and one prediction are, for a script's model.
 
     Attributes:
-        model: the network whose weights are trained and saved.
+        networks: those that are trained and saved, by the key of their weights in a checkpoint.
         loss: a batch -> scalar to minimise.
         predict: a batch -> poses (B, J, 3), metres, camera space, as tested.
         optimizer: over the model's weights.
@@ -30,12 +30,20 @@ class Trainer:
         max_norm: gradients are clipped to this norm; None leaves them.
     """
 
-    model: nn.Module
+    networks: dict[str, nn.Module]
     loss: Callable[[PoseBatch], Tensor]
     predict: Callable[[PoseBatch], Tensor]
     optimizer: torch.optim.Optimizer
     rate: Callable[[int, int], float]
     max_norm: float | None
+
+    def set_mode(self, training: bool) -> None:
+        """Batch normalisation and dropout as in training, or as at test."""
+        for network in self.networks.values():
+            network.train(training)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for network in self.networks.values() for p in network.parameters()]
 
 
 def select_device(name: str) -> torch.device:
@@ -66,6 +74,11 @@ def exponential_rate(lr: float, gamma: float, decay_steps: int) -> Callable[[int
     return rate
 
 
+def step_rate(lr: float, factor: float, every: int) -> Callable[[int, int], float]:
+    """The detected-2D schedule: the rate times ``factor`` after every ``every`` epochs."""
+    return lambda step, epoch: lr * factor ** ((epoch - 1) // every)
+
+
 def train_one_epoch(
     trainer: Trainer, loader: PoseLoader, epoch: int, step: int
 ) -> tuple[float, int]:
@@ -81,16 +94,9 @@ def train_one_epoch(
     Raises:
         UserError: the loss is no longer finite.
     """
-    trainer.model.train()
+    trainer.set_mode(training=True)
     total = torch.zeros((), device=loader.dataset.targets_3d.device)
-    for batch in tqdm(
-        loader.shuffled(epoch),
-        total=len(loader),
-        desc=f"epoch {epoch}",
-        unit="step",
-        leave=False,
-        disable=None,
-    ):
+    for batch in _progress(loader.shuffled(epoch), loader, loader.epoch_size, f"epoch {epoch}"):
         step += 1
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.rate(step, epoch)
@@ -98,13 +104,21 @@ def train_one_epoch(
         loss = trainer.loss(batch)
         loss.backward()
         if trainer.max_norm is not None:
-            nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.max_norm)
+            nn.utils.clip_grad_norm_(trainer.parameters(), trainer.max_norm)
         trainer.optimizer.step()
-        total += loss.detach() * len(batch.index)
+        total += loss.detach() * len(batch)
         if step % _CHECK_EVERY == 0:
             _check_finite(total, step)
     _check_finite(total, step)
-    return total.item() / len(loader.dataset), step
+    return total.item() / loader.epoch_size, step
+
+
+def _progress(
+    batches: Iterator[PoseBatch], loader: PoseLoader, poses: int, what: str
+) -> Iterator[PoseBatch]:
+    """A bar with rate and time left; nothing where the output is not a terminal."""
+    steps = -(-poses // loader.batch_size)
+    return tqdm(batches, what, steps, unit="step", leave=False, disable=None)
 
 
 def _check_finite(total: Tensor, step: int) -> None:
@@ -118,7 +132,7 @@ def _check_finite(total: Tensor, step: int) -> None:
 @torch.no_grad()
 def predict(trainer: Trainer, batch: PoseBatch) -> Tensor:
     """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
-    trainer.model.eval()
+    trainer.set_mode(training=False)
     pose = trainer.predict(batch)
     return pose - pose[:, :1]
 
@@ -130,7 +144,7 @@ def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
         UserError: a prediction is not finite.
     """
     errors = ActionErrors(loader.dataset.actions, loader.dataset.targets_3d.device)
-    for batch in tqdm(loader.in_order(), "testing", len(loader), leave=False, disable=None):
+    for batch in _progress(loader.in_order(), loader, len(loader.dataset), "testing"):
         action = loader.dataset.action[batch.index]
         errors.update(predict(trainer, batch), batch.targets_3d, action)
     if not torch.isfinite(errors.sums).all():
@@ -138,8 +152,19 @@ def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
     return errors.summary()
 
 
-def fit(trainer: Trainer, run: Run, train: PoseLoader, test: PoseLoader, epochs: int) -> None:
-    """Train to the given epoch, testing, logging and saving after each one."""
+def fit(
+    trainer: Trainer,
+    run: Run,
+    train: PoseLoader,
+    test: PoseLoader,
+    epochs: int,
+    on_best: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train to the given epoch, testing, logging and saving after each one.
+
+    Args:
+        on_best: called with epoch and MPJPE (mm) when an epoch is the best so far.
+    """
     for epoch in range(run.epoch + 1, epochs + 1):
         start = time.perf_counter()
         loss, step = train_one_epoch(trainer, train, epoch, run.step)
@@ -155,7 +180,9 @@ def fit(trainer: Trainer, run: Run, train: PoseLoader, test: PoseLoader, epochs:
             "train_seconds": trained - start,
             "test_seconds": time.perf_counter() - trained,
         }
-        run.finish_epoch(row, summary, training_state(trainer))
+        is_best = run.finish_epoch(row, summary, training_state(trainer))
+        if is_best and on_best:
+            on_best(epoch, row["mpjpe_mm"])
         print(
             f"epoch {epoch}/{epochs}  loss {loss:.6f}  MPJPE {row['mpjpe_mm']:.2f} mm  "
             f"P-MPJPE {row['p_mpjpe_mm']:.2f} mm  ({row['train_seconds']:.0f} s training, "
@@ -170,7 +197,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     if torch.cuda.is_available():
         random_state["cuda"] = torch.cuda.get_rng_state_all()
     return {
-        "state_dict": trainer.model.state_dict(),
+        **{key: network.state_dict() for key, network in trainer.networks.items()},
         "optimizer": trainer.optimizer.state_dict(),
         "random_state": random_state,
     }

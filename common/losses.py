@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.metrics import mpjpe
+from common.skeleton import Skeleton
 
 
 def _mean_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
@@ -19,3 +20,18 @@ def pose_loss(pred: Tensor, target: Tensor, main: str, weight_l1: float) -> Tens
     Ground-truth 2D: "mse" with 0.1; detected 2D: "mpjpe" with 0.01.
     """
     return (1 - weight_l1) * _MAIN[main](pred, target) + weight_l1 * F.l1_loss(pred, target)
+
+
+def symmetry_loss(pose: Tensor, skeleton: Skeleton, signed: bool = False) -> Tensor:
+    """Mean absolute difference of left and right limb lengths (B, J, 3) -> scalar, metres.
+
+    Six pairs: hip, thigh, shank, shoulder, upper arm, forearm. ``signed`` leaves the absolute value
+    out, as the released code did: the term then falls without bound as right limbs grow.
+    """
+
+    def lengths(joints: tuple[int, ...]) -> Tensor:
+        parents = [skeleton.parents[joint] for joint in joints]
+        return (pose[:, list(joints)] - pose[:, parents]).norm(dim=-1)
+
+    difference = lengths(skeleton.joints_left) - lengths(skeleton.joints_right)
+    return difference.mean() if signed else difference.abs().mean()

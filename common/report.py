@@ -51,6 +51,12 @@ def format_table(results: dict[str, dict[str, Any]], note: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def with_remark(note: str, header: dict[str, Any]) -> str:
+    """Add to a table's note what a figure must not be read without."""
+    remark = header.get("root_depth")
+    return f"{note}\n{remark}." if remark else note
+
+
 def _figures(rows: list[dict[str, Any]]) -> str:
     values = [row[metric] for row in rows for metric in _METRICS]
     return "".join("  " + ("       -" if value is None else f"{value:8.2f}") for value in values)

@@ -75,10 +75,10 @@ class Run:
         cls,
         path: Path,
         checkpoint: dict[str, Any],
-        description: dict[str, Any],
-        snapshot: int,
         parent: Path,
         name: str | None,
+        description: dict[str, Any],
+        snapshot: int,
     ) -> "Run":
         """Go on in the checkpoint's own folder, or in a new one if it does not lie in a run's.
 
@@ -122,8 +122,8 @@ class Run:
 
     def finish_epoch(
         self, row: dict[str, Any], summary: dict[str, Any], training_state: dict[str, Any]
-    ) -> None:
-        """Record an epoch: the log, the checkpoints that it earns."""
+    ) -> bool:
+        """Record an epoch: the log, the checkpoints that it earns. True if it is the best yet."""
         self.history.append(row)
         self.last = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[LAST], **summary}
         is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
@@ -147,6 +147,7 @@ class Run:
             save_checkpoint(path, state | {"chosen_by": _SNAPSHOT})
         save_checkpoint(self.folder / LAST, state | {"chosen_by": CHOSEN_BY[LAST]})
         self._write_log()
+        return is_best
 
     def _write_log(self) -> None:
         with (

@@ -71,6 +71,12 @@ class Skeleton:
             order[left], order[right] = right, left
         return order
 
+    def flip(self, points: Tensor) -> Tensor:
+        """Mirror points (..., J, 2 or 3): x -> -x, left and right joints swapped. Holds for
+        normalised screen coordinates and for camera space; its own inverse."""
+        mirrored = points[..., self.flip_order(), :]
+        return torch.cat([-mirrored[..., :1], mirrored[..., 1:]], dim=-1)
+
     def indices_in(self, num_stored: int) -> list[int]:
         """Where this skeleton's joints lie in a file that stores 32, 17 or 16 joints.
 

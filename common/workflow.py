@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common import report
+from common.camera import remove_distortion, solve_translation
 from common.engine import Trainer, evaluate, fit, predict, restore_training_state
 from common.errors import UserError
+from common.published import ModelFiles
 from common.run import Run, write_json
 from common.visualize import save_curves, save_poses
 from data.datasets import DATASETS
-from data.pose_dataset import PoseDataset, PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
 _PICTURED = 4
@@ -46,49 +49,76 @@ def load_data(
 
 
 def report_checkpoint(
-    trainer: Trainer,
+    readings: dict[str, Trainer],
     dataset: PoseDataset,
     path: str,
     checkpoint: dict[str, Any],
     header: dict[str, Any],
     results_file: str | None,
 ) -> None:
-    """Test the loaded weights and print the table; write results.json where asked."""
-    summary = evaluate(trainer, evaluation_loader(dataset))
+    """Test the loaded weights and print the table; write results.json where asked.
+
+    Args:
+        readings: the poses to test, by the title of their columns.
+    """
+    summaries = {
+        title: evaluate(trainer, evaluation_loader(dataset)) for title, trainer in readings.items()
+    }
     trained_on = checkpoint.get("dataset", {}).get("name", "not recorded in the checkpoint")
     chosen_by = checkpoint.get("chosen_by", "not recorded in the checkpoint")
-    epoch = checkpoint.get("epoch", "unknown")
+    epoch = checkpoint.get("epoch", "not recorded")
     note = f"mm. Epoch {epoch}, chosen by: {chosen_by}; trained on: {trained_on}."
-    print(report.format_table({Path(path).name[:17]: summary}, note))
+    print(report.format_table(summaries, report.with_remark(note, header)))
     if results_file:
-        result = {"checkpoint": path, "epoch": epoch, "chosen_by": chosen_by, **summary}
-        content = {**header, "trained_on": trained_on, "results": {"evaluated": result}}
-        write_json(Path(results_file), content)
+        origin = {"checkpoint": path, "epoch": epoch, "chosen_by": chosen_by}
+        results = {title: origin | summary for title, summary in summaries.items()}
+        write_json(Path(results_file), {**header, "trained_on": trained_on, "results": results})
+
+
+@torch.no_grad()
+def report_root(trainer: Trainer, dataset: PoseDataset) -> None:
+    """Print how far the root's place, solved from the predicted poses, lies from the truth."""
+    errors: dict[str, list[Tensor]] = {"lens distortion removed": [], "distortion ignored": []}
+    for batch in evaluation_loader(dataset).in_order():
+        pose = predict(trainer, batch)
+        undistorted = remove_distortion(batch.inputs_2d, batch.intrinsics)
+        for kind, uv in zip(errors, (undistorted, batch.inputs_2d), strict=True):
+            found = solve_translation(pose, uv, batch.intrinsics)
+            errors[kind].append(found - batch.root_3d)
+    for kind, parts in errors.items():
+        error = 1000 * torch.cat(parts)
+        x, y, z = error.abs().mean(dim=0).tolist()
+        print(
+            f"root position error, mean over poses, {kind}: {error.norm(dim=1).mean():.1f} mm "
+            f"(x {x:.1f}, y {y:.1f}, z {z:.1f})"
+        )
 
 
 def open_run(
     path: str | None,
     checkpoint: dict[str, Any] | None,
     trainer: Trainer,
-    parent: str | None,
-    name: str | None,
+    options: dict[str, Any],
     description: dict[str, Any],
-    snapshot: int,
-    epochs: int,
 ) -> Run:
     """A new run's folder, or that of the checkpoint to resume, whose state the trainer takes.
+
+    Args:
+        options: ``checkpoint`` (folder of runs or None), ``name``, ``snapshot``, ``epochs``.
+        description: what every checkpoint says of itself.
 
     Raises:
         UserError: the folder cannot be made, or the checkpoint cannot be resumed.
     """
-    folder = Path(parent) if parent else ROOT / "checkpoint"
+    parent = Path(options["checkpoint"]) if options["checkpoint"] else ROOT / "checkpoint"
+    new = (parent, options["name"], description, options["snapshot"])
     if checkpoint is None:
-        return Run.create(folder, name, description, snapshot)
-    if epochs <= checkpoint.get("epoch", 0):
+        return Run.create(*new)
+    if options["epochs"] <= checkpoint.get("epoch", 0):
         raise UserError(f"{path} is at epoch {checkpoint['epoch']}: give --epochs a larger number")
     restore_training_state(trainer, path, checkpoint)
     _say_changes(checkpoint.get("options", {}), description["options"])
-    return Run.resume(Path(path), checkpoint, description, snapshot, folder, name)
+    return Run.resume(Path(path), checkpoint, *new)
 
 
 def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -107,11 +137,17 @@ def train(
     epochs: int,
     header: dict[str, Any],
     results_file: str | None,
+    files: ModelFiles | None = None,
 ) -> None:
-    """Train to the given epoch, then leave the table, results.json and the pictures."""
+    """Train to the given epoch, then leave the table, results.json and the pictures.
+
+    Args:
+        files: keeps the best weights under their published names as well.
+    """
     print(f"run folder: {run.folder}")
     try:
-        fit(trainer, run, train_loader, evaluation_loader(test_set), epochs)
+        test_loader, on_best = evaluation_loader(test_set), files.save if files else None
+        fit(trainer, run, train_loader, test_loader, epochs, on_best)
     except KeyboardInterrupt:
         if run.history:
             print(f"\nstopped; to go on: --resume {run.last_checkpoint}")
@@ -120,7 +156,7 @@ def train(
     titles = {f"{key}, epoch {result['epoch']}": result for key, result in results.items()}
     note = "mm. 'best' is the epoch with the lowest MPJPE on these very test subjects: a choice"
     note += "\nthat favours it. 'last' involves no choice."
-    print(report.format_table(titles, note))
+    print(report.format_table(titles, report.with_remark(note, header)))
     trained_on = {"trained_on": header["dataset"], "seconds": run.seconds()}
     content = {**header, **trained_on, "results": results}
     for path in [run.folder / "results.json", *([Path(results_file)] if results_file else [])]:
@@ -133,7 +169,8 @@ def train(
 def _save_poses(path: Path, trainer: Trainer, dataset: PoseDataset) -> None:
     """A few test frames, spread evenly over the test set, with the last epoch's prediction."""
     index = torch.linspace(0, len(dataset) - 1, _PICTURED + 2)[1:-1].long().unique()
-    batch = dataset.batch(index := index.to(dataset.inputs_2d.device))
+    index = index.to(dataset.inputs_2d.device)
+    batch = PoseBatch(dataset, index)
     save_poses(
         path,
         batch.inputs_2d.cpu(),

@@ -4,8 +4,9 @@ A data set is N poses: every frame of every sequence as each camera sees it. No 
 pose; the whole set lives on one device and an epoch is a permutation of indices, cut in slices.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.camera import normalize_screen_coordinates, project, world_to_camera
+from common.camera import (
+    flip_intrinsics,
+    normalize_screen_coordinates,
+    project,
+    world_to_camera,
+)
 from common.errors import UserError
 from common.skeleton import Skeleton
 from data.cameras import Camera
 from data.datasets import DatasetInfo
+from data.noise import add_detector_noise
 from data.npz_io import load_object_array
 
 Sequences = dict[str, dict[str, Any]]
@@ -56,10 +63,6 @@ class PoseDataset:
     def __len__(self) -> int:
         return len(self.targets_3d)
 
-    def batch(self, index: Tensor) -> "PoseBatch":
-        """The poses of an index (B,)."""
-        return PoseBatch(index, self.inputs_2d[index], self.targets_3d[index])
-
     def to(self, device: torch.device) -> "PoseDataset":
         """The same poses on another device."""
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -68,11 +71,49 @@ class PoseDataset:
 
 @dataclass(frozen=True)
 class PoseBatch:
-    """B poses of a data set: ``index`` (B,) into it, ``inputs_2d``, ``targets_3d`` as there."""
+    """B poses of a data set, some of them mirrored; every tensor is fetched when first asked for.
 
+    Attributes:
+        dataset: whose poses.
+        index: (B,) into it.
+        flipped: (B,) bool, which poses are mirrored; None when none is.
+    """
+
+    dataset: PoseDataset
     index: Tensor
-    inputs_2d: Tensor
-    targets_3d: Tensor
+    flipped: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def inputs_2d(self) -> Tensor:
+        """(B, J, 2) normalised screen coordinates."""
+        return self._mirror(self.dataset.inputs_2d[self.index], self.dataset.skeleton.flip)
+
+    @cached_property
+    def targets_3d(self) -> Tensor:
+        """(B, J, 3) metres, camera space, relative to the root."""
+        return self._mirror(self.dataset.targets_3d[self.index], self.dataset.skeleton.flip)
+
+    @cached_property
+    def root_3d(self) -> Tensor:
+        """(B, 3) the root's place, metres, camera space."""
+        root = self.dataset.root_3d[self.index]
+        return self._mirror(root, lambda points: points * points.new_tensor([-1, 1, 1]))
+
+    @cached_property
+    def intrinsics(self) -> Tensor:
+        """(B, 9) of each pose's camera."""
+        subject = self.dataset.subject[self.index].long()
+        camera = self.dataset.camera[self.index].long()
+        return self._mirror(self.dataset.intrinsics[subject, camera], flip_intrinsics)
+
+    def _mirror(self, values: Tensor, mirror: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.flipped is None:
+            return values
+        flipped = self.flipped.view(-1, *[1] * (values.dim() - 1))
+        return torch.where(flipped, mirror(values), values)
 
 
 @dataclass
@@ -81,30 +122,34 @@ class PoseLoader:
 
     The order of a training epoch depends on the seed and the epoch's number alone, so that a
     resumed run meets the same batches as one that never stopped, on any device.
+
+    Attributes:
+        flips: an epoch of training has every pose twice, as it is and mirrored.
     """
 
     dataset: PoseDataset
     batch_size: int
     seed: int = 0
-    _generator: torch.Generator = field(default_factory=torch.Generator, repr=False)
+    flips: bool = False
 
-    def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+    @property
+    def epoch_size(self) -> int:
+        """Poses of a training epoch."""
+        return len(self.dataset) * (2 if self.flips else 1)
 
     def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
         """The batches of a training epoch; the last may be smaller."""
-        # A generator's nearby seeds start alike in few draws; a permutation is many.
-        self._generator.manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.dataset), generator=self._generator)
-        return self._batches(order.to(self.dataset.inputs_2d.device))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.epoch_size, generator=generator)
+        for index in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
+            flipped = index >= len(self.dataset) if self.flips else None
+            yield PoseBatch(self.dataset, index % len(self.dataset), flipped)
 
     def in_order(self) -> Iterator[PoseBatch]:
-        """All poses once, in the order of the data set."""
-        return self._batches(torch.arange(len(self.dataset), device=self.dataset.inputs_2d.device))
-
-    def _batches(self, order: Tensor) -> Iterator[PoseBatch]:
+        """All poses once, none mirrored, in the order of the data set."""
+        order = torch.arange(len(self.dataset), device=self.dataset.inputs_2d.device)
         for index in order.split(self.batch_size):
-            yield self.dataset.batch(index)
+            yield PoseBatch(self.dataset, index)
 
 
 def load_pose_datasets(
@@ -123,7 +168,8 @@ def load_pose_datasets(
         folder: where the npz files lie.
         splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``.
         skeleton: the joints to keep.
-        keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected.
+        keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected, and
+            "noisy" is projected with the errors of a made detector (``data.noise``).
         actions: the actions to keep, all when None.
         downsample: keep every k-th frame of a sequence.
 
@@ -135,9 +181,10 @@ def load_pose_datasets(
     positions = _read(info, folder / info.file_3d(), "positions_3d")
     path_2d = folder / info.file_2d(keypoints)
     detections = None
-    if keypoints != "gt" or path_2d.is_file():
+    if keypoints not in ("gt", "noisy") or path_2d.is_file():
         detections = _read(info, path_2d, "positions_2d")
-    builder = _Builder(info, positions, detections, path_2d, skeleton, actions, downsample)
+    noisy = keypoints == "noisy"
+    builder = _Builder(info, positions, detections, path_2d, noisy, skeleton, actions, downsample)
     return [builder.build(tuple(subjects)) for subjects in splits]
 
 
@@ -167,6 +214,7 @@ class _Builder:
     positions: Sequences
     detections: Sequences | None
     path_2d: Path
+    noisy: bool
     skeleton: Skeleton
     actions: tuple[str, ...]
     downsample: int
@@ -244,7 +292,9 @@ class _Builder:
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
         """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
         if self.detections is None:
-            return project(points, camera.intrinsics.float())
+            uv = project(points, camera.intrinsics.float())
+            view_name = f"{subject}/{name}/{camera.id}"
+            return add_detector_noise(uv, self.skeleton, view_name) if self.noisy else uv
         where = f"{self.path_2d}, {subject}/{name}"
         try:
             pixels = self.detections[subject][name][view]

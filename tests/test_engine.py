@@ -10,7 +10,7 @@ from common.losses import pose_loss
 from common.metrics import mpjpe
 from common.skeleton import H36M_16
 from data.datasets import H36M
-from data.pose_dataset import PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
 from models.build import build_model
 
 
@@ -23,7 +23,7 @@ def dataset(h36m_folder):
 def trainer(max_norm=1.0, lr=1e-3, **changes) -> Trainer:
     model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1})
     parts = {
-        "model": model,
+        "networks": {"state_dict": model},
         "loss": lambda b: pose_loss(model(b.inputs_2d), b.targets_3d, "mse", 0.1),
         "predict": lambda b: model(b.inputs_2d),
         "optimizer": torch.optim.Adam(model.parameters(), lr=lr),
@@ -31,6 +31,10 @@ def trainer(max_norm=1.0, lr=1e-3, **changes) -> Trainer:
         "max_norm": max_norm,
     }
     return Trainer(**(parts | changes))
+
+
+def network(trainer: Trainer) -> torch.nn.Module:
+    return trainer.networks["state_dict"]
 
 
 def test_rate_is_set_at_step_1_and_at_multiples_only():
@@ -55,30 +59,30 @@ def test_loss_is_the_weighted_sum():
 
 def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
     ours, theirs = trainer(lr=0.1), trainer(lr=0.1)
-    theirs.model.load_state_dict(ours.model.state_dict())
-    # Plain descent: Adam would blow rounding up where a gradient is zero (biases before BatchNorm).
+    network(theirs).load_state_dict(network(ours).state_dict())
+    # Plain descent: Adam blows rounding up where a gradient is zero (biases before BatchNorm).
     for each in (ours, theirs):
-        each.optimizer = torch.optim.SGD(each.model.parameters(), lr=0.1)
+        each.optimizer = torch.optim.SGD(network(each).parameters(), lr=0.1)
     loader = PoseLoader(dataset, 50, seed=3)
     loss, step = train(ours, loader, epoch=2, step=10)
-    assert step == 10 + len(loader)
+    assert step == 10 + -(-len(dataset) // 50)
 
-    theirs.model.train()
+    network(theirs).train()
     losses = []
     for batch in loader.shuffled(2):
-        pred = theirs.model(batch.inputs_2d)
+        pred = network(theirs)(batch.inputs_2d)
         difference = pred - batch.targets_3d
         value = 0.9 * difference.square().mean() + 0.1 * difference.abs().mean()
         theirs.optimizer.zero_grad()
         value.backward()
-        norm = math.sqrt(sum(p.grad.square().sum().item() for p in theirs.model.parameters()))
-        for p in theirs.model.parameters():
+        norm = math.sqrt(sum(p.grad.square().sum().item() for p in network(theirs).parameters()))
+        for p in network(theirs).parameters():
             p.grad *= min(1.0, 1.0 / (norm + 1e-6))
         theirs.optimizer.step()
         losses += [value.item()] * len(batch.index)
     assert math.isclose(loss, sum(losses) / len(losses), rel_tol=1e-4)
-    for name, tensor in ours.model.state_dict().items():
-        assert torch.allclose(tensor, theirs.model.state_dict()[name], atol=1e-4), name
+    for name, tensor in network(ours).state_dict().items():
+        assert torch.allclose(tensor, network(theirs).state_dict()[name], atol=1e-4), name
 
 
 def test_training_learns(dataset):
@@ -95,7 +99,7 @@ def test_evaluation_does_not_depend_on_the_batches(dataset, batch_size):
     torch.manual_seed(2)
     subject = trainer()
     found = evaluate(subject, PoseLoader(dataset, batch_size))
-    pose = subject.model.eval()(dataset.inputs_2d)
+    pose = network(subject).eval()(dataset.inputs_2d)
     errors = 1000 * mpjpe(pose - pose[:, :1], dataset.targets_3d)
     for number, action in enumerate(dataset.actions):
         chosen = errors[dataset.action == number]
@@ -106,7 +110,7 @@ def test_evaluation_does_not_depend_on_the_batches(dataset, batch_size):
 
 
 def test_predictions_are_root_centred(dataset):
-    pose = predict(trainer(), dataset.batch(torch.arange(5)))
+    pose = predict(trainer(), PoseBatch(dataset, torch.arange(5)))
     assert pose[:, 0].abs().max() == 0 and pose[:, 1:].abs().min() > 0
 
 
@@ -136,7 +140,7 @@ def test_a_step_on_a_gpu_agrees_with_the_cpu(dataset):
     here = trainer()
     torch.manual_seed(1)
     there = trainer()
-    there.model.cuda()
+    network(there).cuda()
     device = torch.device("cuda")
     on_cpu, _ = train(here, PoseLoader(dataset, 64), 1, 0)
     on_gpu, _ = train(there, PoseLoader(dataset.to(device), 64), 1, 0)

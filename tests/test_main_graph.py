@@ -1,0 +1,257 @@
+"""The script as its users call it, on a slice of the bundled data with made noise."""
+
+import json
+
+import pytest
+import torch
+
+import opt
+from common.checkpoint import load_checkpoint
+from common.engine import step_rate
+from common.skeleton import H36M_17
+from data.pose_dataset import PoseBatch, PoseLoader
+from main_graph import build_lifter, build_trainer, main, model_arguments
+from models.build import build_model, count_parameters
+from models.pose_refine import PoseRefine
+from tests.conftest import SLICE
+from tests.test_pose_dataset import load as load_h36m
+
+NOISY = [*SLICE, "--keypoints", "noisy"]
+
+
+@pytest.fixture
+def graph(call, tmp_path):
+    def run(*flags):
+        status, out, err = call(main, *NOISY, "-c", tmp_path / "runs", *flags)
+        assert (status, err) == (0, ""), err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def trained(graph, tmp_path):
+    """A folder with the best weights of a short training of the network."""
+    folder = tmp_path / "ckpt"
+    graph("--pro_train", 1, "--save_model", 1, "--save_dir", folder, "--nepoch", 2)
+    return folder
+
+
+def figures(path) -> dict:
+    return json.loads(path.read_text())["results"]
+
+
+def lifter_of(*flags):
+    args = opt.parse_graph([*NOISY, *flags])
+    arguments = model_arguments(args)
+    lifter = build_lifter(args, arguments, None, None, False, torch.device("cpu"))
+    return args, lifter
+
+
+def test_published_defaults():
+    args = opt.parse_graph([])
+    assert (args.dataset, args.keypoints, args.joints) == ("h36m", "cpn_ft_h36m_dbb", 17)
+    assert (args.hid_dim, args.num_layers, args.dropout, args.non_local) == (384, 4, 0.2, True)
+    assert (args.batch_size, args.epochs, args.lr, args.weight_l1) == (256, 30, 5e-3, 0.01)
+    assert (args.lr_decay, args.large_decay_epoch) == (0.9, 4)
+    assert args.data_augmentation and args.test_augmentation and args.pro_train == 0
+    assert opt.parse_graph(["-k", "sh_ft_h36m"]).joints == 16
+    model = build_model(model_arguments(args))
+    assert count_parameters(model) == 2_731_840
+    assert model.gconv_input[0].gconv.M.min() < 0  # Xavier, not ones
+    assert isinstance(model.gconv_layers[0].gconv1.dropout, torch.nn.Dropout)
+
+
+def test_optimiser_and_rate_are_the_published_ones():
+    args, lifter = lifter_of()
+    trainer = build_trainer(lifter, args)
+    assert trainer.optimizer.defaults["amsgrad"] and trainer.max_norm is None
+    rate = step_rate(5e-3, 0.9, 4)
+    rates = [rate(1, epoch) for epoch in (1, 4, 5, 8, 9)]
+    assert rates == [5e-3, 5e-3, 5e-3 * 0.9, 5e-3 * 0.9, 5e-3 * 0.9**2]
+
+
+def test_published_commands_work_as_typed_one_after_the_other(graph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    graph("--pro_train", "1", "--save_model", "1", "--save_dir", "./ckpt", "--nepoch", "1")
+    assert "Mean of actions" in graph()  # without flags it tests what the first command trained
+    graph(
+        "--post_refine", "--module_gcn_reload", "1", "--pro_train", "1", "--previous_dir",
+        "./ckpt", "--save_model", "1", "--save_dir", "./ckpt/best_model", "--nepoch", "1",
+    )  # fmt: skip
+    out = graph("--post_refine", "--module_gcn_reload", "1", "--previous_dir", "./ckpt/best_model",
+                "--save_dir", "./ckpt_best_model", "--post_refine_reload", "1", "--nepoch", "2",
+                "--show_protocol2")  # fmt: skip
+    assert "refinement uses ground-truth root depth" in out
+    assert "xyz" in out and "post" in out
+
+
+def test_best_weights_are_saved_under_published_names(trained):
+    (path,) = trained.iterdir()  # the best replaces the one before
+    epoch, _, kind, error = path.stem.removeprefix("model_module_gcn_").split("_")
+    (log,) = (trained.parent / "runs").rglob("results.json")
+    best = figures(log)["best"]
+    assert int(epoch) == best["epoch"] and kind == "xyz"
+    assert int(error) == round(100 * best["mpjpe_mm"])
+    state = torch.load(path, weights_only=True)
+    assert "gconv_input.0.gconv.W" in state and "non_local.theta.weight" in state
+
+
+def test_every_form_of_checkpoint_gives_the_same_figures(graph, trained, tmp_path):
+    (run,) = (tmp_path / "runs").iterdir()
+    (model,) = trained.iterdir()
+    expected = figures(run / "results.json")["best"]
+    for path in (model, trained, run / "ckpt_best.pth.tar"):
+        out = graph("--eva", path, "--results", tmp_path / "r.json")
+        found = figures(tmp_path / "r.json")["xyz"]
+        for metric in ("mpjpe_mm", "p_mpjpe_mm"):
+            assert abs(found[metric] - expected[metric]) < 1e-4
+        assert "root depth" not in out
+
+
+@pytest.fixture
+def refined(graph, trained, tmp_path):
+    folder = tmp_path / "refined"
+    graph("--post_refine", "--module_gcn_reload", 1, "--pro_train", 1, "--previous_dir", trained,
+          "--save_model", 1, "--save_dir", folder, "--nepoch", 2, "--name", "second")  # fmt: skip
+    return folder
+
+
+def test_refinement_is_trained_from_the_network_and_tested_with_either_depth(
+    graph, refined, tmp_path
+):
+    names = sorted(path.name.split("_eva_")[0][:17] for path in refined.iterdir())
+    assert names == ["model_module_gcn_", "model_post_refine"]
+    found = {}
+    for depth, said in (("gt", "ground-truth root depth"), ("estimate", "estimated from the pred")):
+        flags = ("--root_depth", depth, "--results", tmp_path / "r.json")
+        out = graph("--eva", refined, *flags)
+        assert said in out
+        found[depth] = figures(tmp_path / "r.json")
+        assert said in json.loads((tmp_path / "r.json").read_text())["root_depth"]
+    second = figures(tmp_path / "runs" / "second" / "results.json")["best"]
+    assert abs(found["gt"]["post"]["mpjpe_mm"] - second["mpjpe_mm"]) < 1e-4
+    assert found["gt"]["xyz"] == found["estimate"]["xyz"]
+    assert found["gt"]["post"]["mpjpe_mm"] != found["estimate"]["post"]["mpjpe_mm"]
+    assert "post" not in graph("--eva", refined, "--no-post_refine")
+    assert "root position error" in graph("--eva", refined, "--show_root")
+
+
+def test_resuming_refinement_gives_what_one_run_gives(graph, trained, call, tmp_path):
+    common = ("--post_refine", "--module_gcn_reload", 1, "--pro_train", 1, "--previous_dir",
+              trained, "--save_model", 1)  # fmt: skip
+    graph(*common, "--nepoch", 2, "--name", "whole")
+    graph(*common, "--nepoch", 1, "--name", "part")
+    last = tmp_path / "runs" / "part" / "ckpt_last.pth.tar"
+    status, _, err = call(main, "--resume", last, "--nepoch", 2, "--device", "cpu")
+    assert (status, err) == (0, "")
+    a, b = (load_checkpoint(tmp_path / "runs" / n / last.name) for n in ("whole", "part"))
+    for key in ("state_dict", "post_refine"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+    names = [
+        sorted(p.name for p in (tmp_path / "runs" / n).glob("model_*.pth"))
+        for n in ("whole", "part")
+    ]
+    assert names[0] == names[1] and len(names[0]) == 2
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
+    from common.engine import evaluate
+
+    (dataset,) = load_h36m(h36m_folder, H36M_17, keypoints="noisy")
+    flags = ["--post_refine", "--root_depth", "estimate"] if refine else []
+    args, lifter = lifter_of(*flags)
+    trainer = build_trainer(lifter, args)
+    tables = [evaluate(trainer, PoseLoader(dataset, size)) for size in (1, 256, 37)]
+
+    class Mixed(PoseLoader):
+        def in_order(self):
+            return (PoseBatch(self.dataset, i) for i in torch.randperm(len(dataset)).split(19))
+
+    tables.append(evaluate(trainer, Mixed(dataset, 19)))
+    for table in tables[1:]:
+        for action, row in tables[0]["per_action"].items():
+            for metric, value in row.items():
+                other = table["per_action"][action][metric]
+                assert (value is None) == (other is None)
+                assert value is None or abs(value - other) < 1e-4
+
+
+def test_flipped_twins_are_averaged_at_test(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder, H36M_17)
+    _, lifter = lifter_of()
+    lifter.network.eval()
+    batch = PoseBatch(dataset, torch.arange(8))
+    twin = PoseBatch(dataset, torch.arange(8), torch.ones(8, dtype=torch.bool))
+    mean = (lifter.network(batch.inputs_2d) + H36M_17.flip(lifter.network(twin.inputs_2d))) / 2
+    assert torch.allclose(lifter.predict_xyz(batch), mean, atol=1e-6)
+    # so the prediction of a mirrored input is the mirrored prediction
+    mirrored = H36M_17.flip(lifter.predict_xyz(twin))
+    assert torch.allclose(mirrored, lifter.predict_xyz(batch), atol=1e-6)
+
+
+def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder, H36M_17)
+    batches = list(PoseLoader(dataset, 50, flips=True).shuffled(1))
+    pairs = [
+        (i, f) for b in batches for i, f in zip(b.index.tolist(), b.flipped.tolist(), strict=True)
+    ]
+    assert sorted(pairs) == [(i, f) for i in range(len(dataset)) for f in (False, True)]
+    batch = batches[0]
+    for row, (i, flipped) in enumerate(pairs[:50]):
+        target, root = dataset.targets_3d[i], dataset.root_3d[i].clone()
+        if flipped:
+            target, root[0] = H36M_17.flip(target), -root[0]
+        assert torch.equal(batch.targets_3d[row], target)
+        assert torch.equal(batch.root_3d[row], root)
+        # the mirrored camera still sees the mirrored points where the input has them
+        from common.camera import project
+
+        seen = project(target + root, batch.intrinsics[row])
+        assert torch.allclose(seen, batch.inputs_2d[row], atol=2e-6)
+
+
+def test_flags_without_effect_are_named_once(call, trained):
+    status, _, err = call(main, *NOISY, "--eva", trained, "--workers", 8, "--layout", "hm36_gt")
+    assert status == 0 and err.count("\n") == 1
+    assert "--workers" in err and "--layout" in err and "warning" in err
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    def run(*flags):
+        before = sorted(path.name for path in tmp_path.rglob("*"))
+        status, _, err = call(main, *NOISY, "-c", tmp_path / "none", *flags)
+        assert status == 2 and err.count("\n") == 1 and err.startswith("error: ")
+        assert sorted(path.name for path in tmp_path.rglob("*")) == before
+        return err
+
+    return run
+
+
+def test_wrong_weights(refused, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "ckpt")
+    assert "ckpt/best_model is not there" in refused()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "has no model_module_gcn_" in refused("--eva", empty)
+    assert "train the refinement" in refused("--eva", trained, "--post_refine")
+    (model,) = trained.iterdir()
+    assert "no refinement" in refused("--eva", model, "--post_refine")
+    assert "hid_dim 16, not 384" in refused("--eva", trained, "-z", "384")
+    assert "--no-non_local" not in refused("--eva", trained, "-j", "16")
+    second = trained / "model_module_gcn_9_eva_xyz_1.pth"
+    second.write_bytes(model.read_bytes())
+    assert "choose one with --module_gcn_model" in refused("--eva", trained)
+    other = trained / "model_post_refine_9_eva_xyz_1.pth"
+    torch.save(PoseRefine(16).state_dict(), other)
+    assert "does not fit" in refused("--eva", trained)
+    other.write_bytes(b"damaged")
+    assert "not a checkpoint" in refused("--eva", trained)
+
+
+def test_wrong_flags(refused):
+    assert "--save_out_type post needs" in refused("--pro_train", 1, "--save_out_type", "post")
+    assert "--module_gcn_reload 1" in refused("--pro_train", 1, "--post_refine_reload", 1)
+    assert "data_2d_hdm05_cpn.npz is not there" in refused("--pro_train", 1, "-k", "cpn")
