@@ -281,6 +281,13 @@ def test_a_bomb_is_not_opened(site, tmp_path, monkeypatch):
     assert "unpack to 1,000,000 bytes" in refused(monkeypatch, tmp_path, "cpn")
 
 
+def test_a_bomb_in_a_zip_archive_is_not_unpacked(drive, tmp_path, monkeypatch):
+    drive["content"] = archive({LABELS: bytes(10**6)})
+    monkeypatch.setattr(download, "_MAX_NPZ_BYTES", 10**5)
+    assert f"{LABELS} is far larger" in refused(monkeypatch, tmp_path, "labels")
+    assert names(tmp_path) == set()
+
+
 def test_a_pickle_that_runs_code_is_refused(site, tmp_path, monkeypatch):
     class Evil:
         def __reduce__(self):
@@ -398,6 +405,18 @@ def test_the_archive_needs_every_subject(drive, tmp_path, monkeypatch, folders):
     else:
         assert "lacks S11" in refused(monkeypatch, tmp_path, "archive")
         assert names(tmp_path) == set()
+
+
+def test_a_flipped_byte_in_the_archive_is_found(drive, tmp_path, monkeypatch):
+    """Only the archive's own checksums can tell: its members are not opened here."""
+    members = {f"h36m/{who}/x.h5": b"content of " + who.encode() for who in SUBJECTS}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:  # not compressed
+        for name, content in members.items():
+            file.writestr(name, content)
+    drive["content"] = buffer.getvalue().replace(b"content of S8", b"content of S9")
+    assert "damaged (in h36m/S8/x.h5)" in refused(monkeypatch, tmp_path, "archive")
+    assert names(tmp_path) == set()
 
 
 def test_quota_pages_of_google_drive(drive, tmp_path, monkeypatch):

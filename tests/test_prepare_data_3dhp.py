@@ -183,8 +183,19 @@ def test_wrong_arrays_are_refused(source, name, value, message):
     assert "TS4" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["soft", "external", "external data", "virtual", "huge", "group"])
-def test_links_and_bombs_are_refused(source, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("soft", "'annot2' is a link"),
+        ("external", "'annot2' is a link"),
+        ("dangling", "'annot2' is a link"),
+        ("external data", "'annot2' keeps its content in other files"),
+        ("virtual", "'annot2' keeps its content in other files"),
+        ("huge", "'valid_frame' has shape"),
+        ("group", "'annot2' is not an array of numbers"),
+    ],
+)
+def test_links_and_bombs_are_refused(source, tmp_path, kind, message):
     path = source / "TS2" / "annot_data.mat"
     elsewhere = tmp_path / "elsewhere.h5"
     write_mat(elsewhere, SOUND)
@@ -192,7 +203,10 @@ def test_links_and_bombs_are_refused(source, tmp_path, kind):
     shape = SOUND["annot2"].shape
     with h5py.File(path, "a") as file:
         if kind == "soft":
-            file["annot2"] = h5py.SoftLink("/univ_annot3")
+            file["pixels"] = SOUND["annot2"]
+            file["annot2"] = h5py.SoftLink("/pixels")
+        elif kind == "dangling":
+            file["annot2"] = h5py.SoftLink("/nowhere")
         elif kind == "external":
             file["annot2"] = h5py.ExternalLink(str(elsewhere), "annot2")
         elif kind == "external data":
@@ -207,7 +221,7 @@ def test_links_and_bombs_are_refused(source, tmp_path, kind):
             file.create_dataset("valid_frame", (10**10, 1), "f8", chunks=(10**6, 1))
         else:
             file.create_group("annot2")
-    with pytest.raises(UserError, match="TS2"):
+    with pytest.raises(UserError, match=f"TS2/annot_data.mat: {message}"):
         prepare.convert(source, "univ")
 
 
@@ -239,11 +253,11 @@ def test_oversized_members_are_not_read(source, tmp_path, monkeypatch):
 
 
 def test_a_subject_twice_is_refused(source, tmp_path):
-    archive = tmp_path / "twice.zip"
+    archive = tmp_path / "test_set.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for folder in "ab":
             file.write(source / "TS1" / "annot_data.mat", f"{folder}/TS1/annot_data.mat")
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(UserError, match=r"TS1/annot_data\.mat twice"):
         prepare.read_files(archive)
 
 
