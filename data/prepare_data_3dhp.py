@@ -221,8 +221,8 @@ def _print_frames(positions: dict[str, dict]) -> None:
     for subject, scene in SCENES_3DHP.items():
         frames = len(positions[subject][scene])
         total += frames
-        print(f"{subject} {scene:<18} {frames:>5} frames, official {FRAMES[subject]:>5}")
-    print(f"all {'':<18} {total:>5} frames, official {sum(FRAMES.values()):>5}")
+        print(f"{subject} {scene:<19} {frames:>5} frames, official {FRAMES[subject]:>5}")
+    print(f"all {'':<19} {total:>5} frames, official {sum(FRAMES.values()):>5}")
 
 
 if __name__ == "__main__":
