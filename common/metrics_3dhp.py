@@ -9,7 +9,7 @@ from common.skeleton import H36M_16, Skeleton
 
 # Official: 0 to 150 mm in steps of 5, in metres.
 AUC_THRESHOLDS = tuple(step / 1000 for step in range(0, 151, 5))
-# The root is at zero by definition, and the other two were not labelled alike in all data sets.
+# Our joints that are not among the 14 of the official evaluation.
 _NOT_SCORED = ("Hip", "Spine", "Neck/Nose")
 
 

@@ -5,9 +5,10 @@ import io
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,9 +43,7 @@ def archive(members: dict[str, bytes]) -> bytes:
     return _written(write)
 
 
-def _written(write) -> bytes:
-    import tempfile
-
+def _written(write: Callable[[Path], None]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.npz"
         write(path)
