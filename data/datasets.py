@@ -6,6 +6,8 @@ To add one, describe it here and put ``data_3d_<name>.npz`` into ``dataset/``.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from data.cameras import Camera, h36m_cameras
 
 
@@ -19,7 +21,7 @@ class DatasetInfo:
         actions: in the order of the table. A sequence is named "action" or "action k".
         cameras: the cameras of a subject's recordings.
         trials: sequences of each action that every subject has; fewer are reported as missing.
-        excluded: (subject, sequence) pairs that the protocol leaves out.
+        excluded: (subject, sequence) pairs that the protocol leaves out, or never had.
         advice: how to get the files, for the message when they are not there.
     """
 
@@ -74,4 +76,52 @@ HDM05 = DatasetInfo(
     advice="it comes with the program: 'git checkout dataset' restores it",
 )  # fmt: skip
 
-DATASETS = {info.name: info for info in (H36M, HDM05)}
+# The test set of MPI-INF-3DHP: each subject was recorded in one scene, which is the "action" here.
+SCENES_3DHP = {
+    "TS1": "StudioGreenScreen", "TS2": "StudioGreenScreen",
+    "TS3": "StudioNoGreenScreen", "TS4": "StudioNoGreenScreen",
+    "TS5": "Outdoor", "TS6": "Outdoor",
+}  # fmt: skip
+_SCENES = tuple(dict.fromkeys(SCENES_3DHP.values()))
+
+
+def _camera_3dhp(subject: str) -> tuple[Camera, ...]:
+    """The one camera of a test subject; its 3D joints are stored in the camera's own space.
+
+    The annotations come without focal length and centre: these are NaN, so that what would need
+    them fails or shows it instead of giving a plausible figure.
+    """
+    outdoor = SCENES_3DHP[subject] == "Outdoor"
+    width, height = (1920, 1080) if outdoor else (2048, 2048)
+    return (
+        Camera(
+            id="0",
+            width=width,
+            height=height,
+            intrinsics=torch.full((9,), torch.nan, dtype=torch.float64),
+            rotation=torch.eye(3, dtype=torch.float64),
+            translation=torch.zeros(3, dtype=torch.float64),
+        ),
+    )
+
+
+MPI_INF_3DHP = DatasetInfo(
+    name="3dhp",
+    subjects_train=(),
+    subjects_test=tuple(SCENES_3DHP),
+    actions=_SCENES,
+    cameras=_camera_3dhp,
+    trials=1,
+    excluded=tuple(
+        (subject, scene)
+        for subject in SCENES_3DHP
+        for scene in _SCENES
+        if scene != SCENES_3DHP[subject]
+    ),
+    advice=(
+        "get the test set of MPI-INF-3DHP (vcai.mpi-inf.mpg.de/3dhp-dataset, for research only) "
+        "and run 'python data/prepare_data_3dhp.py mpi_inf_3dhp_test_set'"
+    ),
+)
+
+DATASETS = {info.name: info for info in (H36M, HDM05, MPI_INF_3DHP)}

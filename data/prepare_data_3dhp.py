@@ -1,0 +1,229 @@
+#!/usr/bin/env python
+"""The test set of MPI-INF-3DHP -> npz files in Human3.6M's layout, 17 joints.
+
+    python data/prepare_data_3dhp.py mpi_inf_3dhp_test_set
+
+Reads TS1 ... TS6/annot_data.mat (MATLAB v7.3) from the unpacked folder or the zip archive, keeps
+the frames marked as valid, and writes into ``dataset/``
+
+    data_3d_3dhp.npz      {subject: {scene: (T, 17, 3) float32}}, camera space, metres
+    data_2d_3dhp_gt.npz   {subject: {scene: [(T, 17, 2) float32]}}, pixels
+"""
+
+import argparse
+import io
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.errors import UserError, run_script
+from common.extras import require
+from common.skeleton import H36M_17
+from data.datasets import MPI_INF_3DHP, SCENES_3DHP
+from data.npz_io import save_object_arrays
+
+# The place of each of our 17 joints among the 17 annotated ones, which are: 0 head top, 1 neck,
+# 2-4 right arm, 5-7 left arm (shoulder, elbow, wrist), 8-10 right leg, 11-13 left leg (hip, knee,
+# ankle), 14 pelvis, 15 spine, 16 head.
+JOINTS = (14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
+# Valid frames of the official test set, 2929 in all.
+FRAMES = {"TS1": 603, "TS2": 540, "TS3": 505, "TS4": 553, "TS5": 276, "TS6": 452}
+# "univ" is scaled to one height for all people, what the official evaluation compares with.
+ANNOTATIONS = {"univ": "univ_annot3", "camera": "annot3"}
+_FILE = "annot_data.mat"
+_DATASET = Path(__file__).resolve().parents[1] / "dataset"
+# An official file has some 10 MB; these bounds stop what only looks like one.
+_MAX_FILE_BYTES = 256 << 20
+_MAX_ARRAY_BYTES = 64 << 20
+
+
+def read_files(source: Path) -> dict[str, bytes]:
+    """The annotation file of each test subject, from a folder or a zip archive.
+
+    Raises:
+        UserError: the source is missing or damaged, or lacks a subject.
+    """
+    if source.is_dir():
+        files = _files_of_folder(source)
+    elif source.is_file():
+        files = _files_of_zip(source)
+    else:
+        raise UserError(f"{source} is not there: {MPI_INF_3DHP.advice}")
+    if absent := [f"{subject}/{_FILE}" for subject in SCENES_3DHP if subject not in files]:
+        raise UserError(
+            f"{source} has no {', '.join(absent)}: give the folder or zip of the official test set"
+        )
+    return files
+
+
+def _files_of_folder(source: Path) -> dict[str, bytes]:
+    """Looks in the folder itself and in mpi_inf_3dhp_test_set/ below it."""
+    files = {}
+    for subject in SCENES_3DHP:
+        for folder in (source, source / "mpi_inf_3dhp_test_set"):
+            path = folder / subject / _FILE
+            if path.is_file():
+                _check_size(path.stat().st_size, str(path))
+                files[subject] = path.read_bytes()
+                break
+    return files
+
+
+def _files_of_zip(source: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for member in archive.infolist():
+                *_, subject, name = ("", "", *PurePosixPath(member.filename).parts)
+                if name != _FILE or subject not in SCENES_3DHP:
+                    continue
+                if subject in files:
+                    raise UserError(f"{source} holds {subject}/{_FILE} twice")
+                _check_size(member.file_size, f"{source}, {member.filename}")
+                files[subject] = archive.read(member)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can make zipfile raise anything
+        raise UserError(
+            f"{source} is not a whole zip archive ({type(error).__name__}: {error}): "
+            "download it again"
+        ) from error
+    return files
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > _MAX_FILE_BYTES:
+        raise UserError(f"{where} has {size:,} bytes, far more than an official annotation file")
+
+
+def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarray, np.ndarray]:
+    """The valid frames of an annotation file.
+
+    Args:
+        content: the MATLAB v7.3 (HDF5) file.
+        where: its name, for messages.
+        annotation: a key of :data:`ANNOTATIONS`.
+
+    Returns:
+        (T, 17, 3) float32 metres in camera space and (T, 17, 2) float32 pixels, in our order.
+
+    Raises:
+        UserError: not such a file, damaged, an array missing or of another shape, no valid
+            frames, values that are not finite; also h5py is not installed.
+    """
+    h5py = require("h5py")
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            valid = _array(file, "valid_frame", where, (None, 1))[:, 0] != 0
+            joints = _array(file, ANNOTATIONS[annotation], where, (len(valid), 1, 17, 3))
+            pixels = _array(file, "annot2", where, (len(valid), 1, 17, 2))
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise UserError(
+            f"{where} is not a whole MATLAB v7.3 file ({type(error).__name__}: "
+            f"{str(error)[:80]}): get the official test set again"
+        ) from error
+    if not valid.any():
+        raise UserError(f"{where} marks no frame as valid: get the official test set again")
+    joints, pixels = joints[valid, 0][:, JOINTS], pixels[valid, 0][:, JOINTS]
+    if not (np.isfinite(joints).all() and np.isfinite(pixels).all()):
+        raise UserError(f"{where} has valid frames with values that are not numbers")
+    return (joints / 1000).astype(np.float32), pixels.astype(np.float32)
+
+
+def _array(file: Any, name: str, where: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Read one array as float64, after a look at what it claims to be.
+
+    Links and arrays whose content lies elsewhere are refused: they make HDF5 open other files.
+    """
+    h5py = require("h5py")
+    links = file.id.links  # unlike "name in file", these follow nothing
+    if not links.exists(name.encode()):
+        raise UserError(f"{where} has no array {name!r}: it is not of the official test set")
+    if links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise UserError(f"{where}: {name!r} is a link to elsewhere, which is not followed")
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiub":
+        raise UserError(f"{where}: {name!r} is not an array of numbers")
+    if data.external or data.is_virtual:
+        raise UserError(f"{where}: {name!r} keeps its content in other files, which are not opened")
+    fits = len(data.shape) == len(shape) and all(
+        expected in (None, size) for size, expected in zip(data.shape, shape, strict=True)
+    )
+    if not fits or data.nbytes > _MAX_ARRAY_BYTES:
+        expected = tuple("frames" if size is None else size for size in shape)
+        raise UserError(f"{where}: {name!r} has shape {data.shape}, {expected} expected")
+    return data[()].astype(np.float64)
+
+
+def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, dict]]:
+    """All test subjects: {subject: {scene: (T, 17, 3) metres}} and the same of [pixels].
+
+    A number of frames that is not the official one is a warning on stderr.
+
+    Raises:
+        UserError: see :func:`read_files` and :func:`read_sequence`.
+    """
+    positions, pixels = {}, {}
+    for subject, content in tqdm(sorted(read_files(source).items()), unit="file", disable=None):
+        scene = SCENES_3DHP[subject]
+        points, image = read_sequence(content, f"{source}, {subject}/{_FILE}", annotation)
+        positions[subject], pixels[subject] = {scene: points}, {scene: [image]}
+        if len(points) != FRAMES[subject]:
+            print(
+                f"warning: {subject} has {len(points)} valid frames, the official test set "
+                f"{FRAMES[subject]}: figures will not compare with published ones",
+                file=sys.stderr,
+            )
+    return positions, pixels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="folder or zip archive of the official test set")
+    parser.add_argument(
+        "--annotation", choices=ANNOTATIONS, default="univ",
+        help="3D joints scaled to one height, as the official evaluation, or as measured in the "
+        "camera's space (default: univ)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output_dir", type=Path, default=_DATASET, metavar="DIR",
+        help="where the npz files go (default: the program's dataset/)",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+    args = parser.parse_args()
+    path_3d = args.output_dir / MPI_INF_3DHP.file_3d()
+    path_2d = args.output_dir / MPI_INF_3DHP.file_2d("gt")
+    for path in (path_3d, path_2d):
+        if path.exists() and not args.force:
+            raise UserError(f"{path} exists: --force replaces it")
+    positions, pixels = convert(args.source, args.annotation)
+    symmetry = [list(H36M_17.joints_left), list(H36M_17.joints_right)]
+    layout = {"num_joints": len(JOINTS), "keypoints_symmetry": symmetry}
+    origin = {"annotation": ANNOTATIONS[args.annotation]}
+    save_object_arrays(path_3d, positions_3d=positions, metadata=origin)
+    save_object_arrays(path_2d, positions_2d=pixels, metadata=layout)
+    _print_frames(positions)
+    print(f"{path_3d} and {path_2d.name} written")
+
+
+def _print_frames(positions: dict[str, dict]) -> None:
+    total = 0
+    for subject, scene in SCENES_3DHP.items():
+        frames = len(positions[subject][scene])
+        total += frames
+        print(f"{subject} {scene:<19} {frames:>5} frames, official {FRAMES[subject]:>5}")
+    print(f"all {'':<19} {total:>5} frames, official {sum(FRAMES.values()):>5}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,332 @@
+"""The MPI-INF-3DHP test set, from miniature annotation files to poses, and PCK / AUC."""
+
+import math
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.camera import project
+from common.errors import UserError
+from common.metrics_3dhp import JOINTS_14, auc, official_joints, pck
+from common.skeleton import H36M_16, H36M_17
+from data import prepare_data_3dhp as prepare
+from data.datasets import MPI_INF_3DHP, SCENES_3DHP
+from data.npz_io import load_object_array
+from data.pose_dataset import load_pose_datasets
+
+h5py = pytest.importorskip("h5py")
+
+# The annotated joints by name, as the data set's documentation lists them.
+ANNOTATED = (
+    "head_top", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder",
+    "left_elbow", "left_wrist", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee",
+    "left_ankle", "pelvis", "spine", "head",
+)  # fmt: skip
+THEIR_NAME = {
+    "Hip": "pelvis", "RHip": "right_hip", "RKnee": "right_knee", "RFoot": "right_ankle",
+    "LHip": "left_hip", "LKnee": "left_knee", "LFoot": "left_ankle", "Spine": "spine",
+    "Thorax": "neck", "Neck/Nose": "head", "Head": "head_top", "LShoulder": "left_shoulder",
+    "LElbow": "left_elbow", "LWrist": "left_wrist", "RShoulder": "right_shoulder",
+    "RElbow": "right_elbow", "RWrist": "right_wrist",
+}  # fmt: skip
+
+
+def annotation(seed: int, frames: int = 9) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    valid = (random.random((frames, 1)) < 0.6).astype(np.uint8)
+    valid[0] = 1
+    camera = random.normal(0, 400, (frames, 1, 17, 3)) + np.array([0, 0, 3500])
+    return {
+        "valid_frame": valid,
+        "annot3": camera,
+        "univ_annot3": camera * 0.9,
+        "annot2": random.uniform(0, 1080, (frames, 1, 17, 2)),
+    }
+
+
+def write_mat(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w", userblock_size=512) as file:  # as MATLAB does
+        for name, array in arrays.items():
+            file[name] = array
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "mpi_inf_3dhp_test_set"
+    for number, subject in enumerate(SCENES_3DHP):
+        write_mat(folder / subject / "annot_data.mat", annotation(number))
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["prepare_data_3dhp.py", *map(str, arguments)])
+    prepare.main()
+
+
+@pytest.mark.parametrize(("choice", "name"), [("univ", "univ_annot3"), ("camera", "annot3")])
+def test_poses_reach_the_data_set(source, tmp_path, monkeypatch, capsys, choice, name):
+    run(monkeypatch, source, "--annotation", choice, "--output_dir", tmp_path)
+    printed = capsys.readouterr()
+    assert printed.err.count("warning:") == 6  # a miniature has other numbers of frames
+    [poses] = load_pose_datasets(MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_17)
+    assert poses.missing == ()
+    start = 0
+    for number, subject in enumerate(SCENES_3DHP):
+        arrays = annotation(number)
+        width, height = (1920, 1080) if subject in ("TS5", "TS6") else (2048, 2048)
+        for frame in np.flatnonzero(arrays["valid_frame"]):
+            for joint, joint_name in enumerate(H36M_17.names):
+                there = ANNOTATED.index(THEIR_NAME[joint_name])
+                x, y, z = arrays[name][frame, 0, there] / 1000
+                root = arrays[name][frame, 0, 14] / 1000
+                u, v = arrays["annot2"][frame, 0, there]
+                expected = np.array([x, y, z]) - root
+                np.testing.assert_allclose(poses.targets_3d[start, joint], expected, atol=1e-6)
+                seen = [2 * u / width - 1, 2 * v / width - height / width]
+                np.testing.assert_allclose(poses.inputs_2d[start, joint], seen, atol=1e-6)
+            assert poses.actions[poses.action[start]] == SCENES_3DHP[subject]
+            start += 1
+    assert start == len(poses)
+    assert f"{start:>5} frames, official  2929" in printed.out
+
+
+def test_16_joints_and_one_scene(source, tmp_path, monkeypatch):
+    run(monkeypatch, source, "--output_dir", tmp_path)
+    [poses] = load_pose_datasets(
+        MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_16, actions=["Outdoor"]
+    )
+    frames = sum(int(annotation(number)["valid_frame"].sum()) for number in (4, 5))
+    assert poses.inputs_2d.shape == (frames, 16, 2)
+
+
+def test_zip_and_parent_folder_give_the_same(source, tmp_path):
+    archive = tmp_path / "test_set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in source.rglob("*.mat"):
+            file.write(path, path.relative_to(tmp_path))
+            file.writestr(f"__MACOSX/{path.parent.name}/._annot_data.mat", "x")
+    expected = prepare.read_files(source)
+    assert prepare.read_files(archive) == expected
+    assert prepare.read_files(tmp_path) == expected
+
+
+def test_a_missing_scene_is_reported_and_the_others_are_not(source, tmp_path, monkeypatch):
+    run(monkeypatch, source, "--output_dir", tmp_path)
+    positions = load_object_array(tmp_path / "data_3d_3dhp.npz", "positions_3d")
+    positions["TS3"] = {}
+    prepare.save_object_arrays(tmp_path / "data_3d_3dhp.npz", positions_3d=positions)
+    [poses] = load_pose_datasets(MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_16)
+    assert poses.missing == ("TS3/StudioNoGreenScreen: 0 of 1",)
+
+
+def test_unknown_intrinsics_give_no_plausible_figure():
+    """A projection that nobody asked for must show itself, not look like 2D joints."""
+    for subject in SCENES_3DHP:
+        [camera] = MPI_INF_3DHP.cameras(subject)
+        points = torch.tensor([[[0.1, -0.2, 3.0], [0.0, 0.0, 4.0]]])
+        assert project(points, camera.intrinsics.float()).isnan().all()
+
+
+def test_official_number_of_frames_is_no_warning(source, tmp_path, monkeypatch, capsys):
+    arrays = annotation(0, prepare.FRAMES["TS1"])
+    write_mat(source / "TS1" / "annot_data.mat", {**arrays, "valid_frame": np.ones((603, 1))})
+    prepare.convert(source, "univ")
+    warnings = capsys.readouterr().err
+    assert "TS1" not in warnings
+    assert "TS2" in warnings
+
+
+def test_nothing_is_overwritten_unasked(source, tmp_path, monkeypatch):
+    run(monkeypatch, source, "--output_dir", tmp_path)
+    before = (tmp_path / "data_3d_3dhp.npz").read_bytes()
+    with pytest.raises(UserError, match="--force"):
+        run(monkeypatch, source, "--annotation", "camera", "--output_dir", tmp_path)
+    assert (tmp_path / "data_3d_3dhp.npz").read_bytes() == before
+    run(monkeypatch, source, "--annotation", "camera", "--output_dir", tmp_path, "--force")
+    assert (tmp_path / "data_3d_3dhp.npz").read_bytes() != before
+    origin = load_object_array(tmp_path / "data_3d_3dhp.npz", "metadata")
+    assert origin == {"annotation": "annot3"}
+
+
+def _spoil(arrays: dict, name: str, value: np.ndarray | None) -> dict:
+    changed = {**arrays, name: value}
+    return {key: array for key, array in changed.items() if array is not None}
+
+
+SOUND = annotation(0)
+NOT_FINITE = SOUND["annot2"].copy()
+NOT_FINITE[0, 0, 3, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("valid_frame", None, "no array 'valid_frame'"),
+        ("univ_annot3", None, "no array 'univ_annot3'"),
+        ("annot2", SOUND["annot2"][:, :, :16], "has shape"),
+        ("annot2", SOUND["annot2"][:-1], "has shape"),
+        ("univ_annot3", SOUND["annot3"].astype("S8"), "not an array of numbers"),
+        ("valid_frame", np.zeros((9, 1)), "no frame as valid"),
+        ("annot2", NOT_FINITE, "not numbers"),
+    ],
+)
+def test_wrong_arrays_are_refused(source, name, value, message):
+    write_mat(source / "TS4" / "annot_data.mat", _spoil(SOUND, name, value))
+    with pytest.raises(UserError, match=message) as caught:
+        prepare.convert(source, "univ")
+    assert "TS4" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("soft", "'annot2' is a link"),
+        ("external", "'annot2' is a link"),
+        ("dangling", "'annot2' is a link"),
+        ("external data", "'annot2' keeps its content in other files"),
+        ("virtual", "'annot2' keeps its content in other files"),
+        ("huge", "'valid_frame' has shape"),
+        ("group", "'annot2' is not an array of numbers"),
+    ],
+)
+def test_links_and_bombs_are_refused(source, tmp_path, kind, message):
+    path = source / "TS2" / "annot_data.mat"
+    elsewhere = tmp_path / "elsewhere.h5"
+    write_mat(elsewhere, SOUND)
+    write_mat(path, _spoil(SOUND, "annot2", None))
+    shape = SOUND["annot2"].shape
+    with h5py.File(path, "a") as file:
+        if kind == "soft":
+            file["pixels"] = SOUND["annot2"]
+            file["annot2"] = h5py.SoftLink("/pixels")
+        elif kind == "dangling":
+            file["annot2"] = h5py.SoftLink("/nowhere")
+        elif kind == "external":
+            file["annot2"] = h5py.ExternalLink(str(elsewhere), "annot2")
+        elif kind == "external data":
+            size = SOUND["annot2"].nbytes
+            file.create_dataset("annot2", shape, "f8", external=[(str(elsewhere), 0, size)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout(shape, "f8")
+            layout[...] = h5py.VirtualSource(str(elsewhere), "annot2", shape)
+            file.create_virtual_dataset("annot2", layout)
+        elif kind == "huge":
+            del file["valid_frame"]
+            file.create_dataset("valid_frame", (10**10, 1), "f8", chunks=(10**6, 1))
+        else:
+            file.create_group("annot2")
+    with pytest.raises(UserError, match=f"TS2/annot_data.mat: {message}"):
+        prepare.convert(source, "univ")
+
+
+def test_damaged_sources_leave_nothing(source, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    path = source / "TS6" / "annot_data.mat"
+    whole = path.read_bytes()
+    for content in (b"", b"MATLAB 5.0 MAT-file", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="TS6"):
+            run(monkeypatch, source, "--output_dir", output)
+    path.unlink()
+    with pytest.raises(UserError, match=r"has no TS6/annot_data\.mat"):
+        run(monkeypatch, source, "--output_dir", output)
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4 and no more")
+    for missing in ("broken.zip", "nowhere"):
+        with pytest.raises(UserError, match=missing):
+            run(monkeypatch, tmp_path / missing, "--output_dir", output)
+    assert not output.exists()
+
+
+def test_oversized_members_are_not_read(source, tmp_path, monkeypatch):
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("TS1/annot_data.mat", bytes(10**6))
+    monkeypatch.setattr(prepare, "_MAX_FILE_BYTES", 10**5)
+    with pytest.raises(UserError, match="1,000,000 bytes"):
+        prepare.read_files(archive)
+
+
+def test_a_subject_twice_is_refused(source, tmp_path):
+    archive = tmp_path / "test_set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for folder in "ab":
+            file.write(source / "TS1" / "annot_data.mat", f"{folder}/TS1/annot_data.mat")
+    with pytest.raises(UserError, match=r"TS1/annot_data\.mat twice"):
+        prepare.read_files(archive)
+
+
+def test_missing_h5py_says_how_to_install_it(source, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UserError, match="pip install h5py"):
+        prepare.convert(source, "univ")
+
+
+def test_runs_from_any_folder(tmp_path):
+    script = Path(prepare.__file__).resolve()
+    command = [sys.executable, script, "nowhere", "--output_dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: nowhere is not there")
+
+
+def _poses(batch: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randn(batch, 16, 3, generator=generator) * 0.3
+    noise = torch.randn(batch, 16, 3, generator=generator) * 0.06
+    return target - target[:, :1] + noise, target - target[:, :1]
+
+
+def _share_by_hand(pred: np.ndarray, target: np.ndarray, millimetres: float) -> float:
+    """Joint by joint, in millimetres, over the names of the official list."""
+    scored = [joint for joint, name in enumerate(H36M_16.names) if name not in ("Hip", "Spine")]
+    hits = 0
+    for joint in scored:
+        error = math.dist(pred[joint] * 1000, target[joint] * 1000)
+        hits += error < millimetres
+    return hits / len(scored)
+
+
+def test_pck_and_auc_equal_a_loop():
+    pred, target = _poses()
+    pairs = list(zip(pred.double().numpy(), target.double().numpy(), strict=True))
+    share = pck(pred, target)
+    area = auc(pred, target)
+    assert share.shape == area.shape == (7,)
+    assert 0.2 < share.mean() < 1
+    for pose, (one, other) in enumerate(pairs):
+        assert share[pose] == pytest.approx(_share_by_hand(one, other, 150))
+        curve = [_share_by_hand(one, other, limit) for limit in range(0, 151, 5)]
+        assert len(curve) == 31
+        assert area[pose] == pytest.approx(sum(curve) / 31)
+
+
+def test_pck_bounds_and_joints():
+    pred, target = _poses()
+    assert len(JOINTS_14) == 14
+    assert torch.equal(pck(target, target), torch.ones(7))
+    assert torch.allclose(auc(target, target), torch.full((7,), 30 / 31))
+    assert torch.equal(pck(pred + 1, target), torch.zeros(7))
+    moved = target.clone()
+    moved[:, [0, H36M_16.names.index("Spine")]] += 9  # joints that are not scored
+    assert torch.equal(pck(moved, target), torch.ones(7))
+    with_neck = [H36M_17.names.index(name) for name in H36M_16.names]
+    wide = torch.full((7, 17, 3), 5.0)
+    wide[:, with_neck] = pred
+    wide_target = torch.zeros(7, 17, 3)
+    wide_target[:, with_neck] = target
+    assert torch.equal(pck(wide, wide_target, joints=official_joints(H36M_17)), pck(pred, target))
+
+
+def test_pck_is_per_pose_and_checks_shapes():
+    pred, target = _poses()
+    alone = [pck(pred[i : i + 1], target[i : i + 1]) for i in range(len(pred))]
+    assert torch.equal(pck(pred, target), torch.cat(alone))
+    with pytest.raises(ValueError, match="expected"):
+        auc(pred, target[:1])
