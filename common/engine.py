@@ -138,15 +138,17 @@ def predict(trainer: Trainer, batch: PoseBatch) -> Tensor:
 
 
 def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
-    """The errors of a data set, as ``ActionErrors.summary``, in mm.
+    """The errors of a data set, as ``ActionErrors.summary``.
 
     Raises:
         UserError: a prediction is not finite.
     """
-    errors = ActionErrors(loader.dataset.actions, loader.dataset.targets_3d.device)
-    for batch in _progress(loader.in_order(), loader, len(loader.dataset), "testing"):
-        action = loader.dataset.action[batch.index]
-        errors.update(predict(trainer, batch), batch.targets_3d, action)
+    dataset = loader.dataset
+    errors = ActionErrors(
+        dataset.actions, dataset.info.metrics, dataset.info.mean_over, dataset.targets_3d.device
+    )
+    for batch in _progress(loader.in_order(), loader, len(dataset), "testing"):
+        errors.update(predict(trainer, batch), batch.targets_3d, dataset.action[batch.index])
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")
     return errors.summary()

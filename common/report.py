@@ -4,7 +4,12 @@ from typing import Any
 
 from data.pose_dataset import PoseDataset
 
-_METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
+_TITLES = {
+    "mpjpe_mm": "MPJPE",
+    "p_mpjpe_mm": "P-MPJPE",
+    "pck_percent": "PCK %",
+    "auc_percent": "AUC %",
+}
 
 
 def describe_data(dataset: PoseDataset, name: str, keypoints: str) -> dict[str, Any]:
@@ -17,49 +22,50 @@ def describe_data(dataset: PoseDataset, name: str, keypoints: str) -> dict[str, 
         "test_poses": len(dataset),
         "missing_sequences": list(dataset.missing),
         "protocol": (
-            "mm; root-centred; mean over actions of the mean over each action's poses; P-MPJPE "
-            "after the best similarity transform of each pose, without reflection"
+            f"mm; root-centred; mean over {dataset.info.mean_over}; P-MPJPE after the best "
+            "similarity transform of each pose, without reflection"
         ),
     }
 
 
 def format_table(results: dict[str, dict[str, Any]], note: str) -> str:
-    """A row an action, both protocols in mm for each result, the mean of actions last.
+    """A row an action, the metrics of each result side by side, the mean in all last.
 
     Args:
-        results: {title: summary of ``ActionErrors``}; the summaries share their actions.
+        results: {title: summary of ``ActionErrors``}; the summaries share actions and metrics.
         note: a line below the table that says what was measured.
     """
     first = next(iter(results.values()))
-    width = max(len(action) for action in [*first["per_action"], "Mean of actions"])
-    titles = "".join(f"  {title:^17}" for title in results)
-    names = "  " + "  ".join(f"{name:>8}" for name in _METRICS.values())
-    lines = [
-        f"{'':{width}}{titles}",
-        f"{'Action':{width}}{names.rstrip() * len(results)}  {'poses':>8}",
+    metrics = [metric for metric in _TITLES if metric in first]
+    last = f"Mean of {first['mean_over']}"
+    width = max(len(action) for action in [*first["per_action"], last])
+
+    def line(name: str, rows: list[dict[str, Any]]) -> str:
+        figures = "".join(f"  {_figure(row[metric])}" for row in rows for metric in metrics)
+        return f"{name:{width}}{figures}  {rows[0]['frames']:>8,}"
+
+    names = "".join(f"  {_TITLES[metric]:>8}" for metric in metrics)
+    group = 10 * len(metrics) - 2
+    titles = "".join(f"  {title:^{group}}" for title in results)
+    head = f"{'Action':{width}}{names * len(results)}  {'poses':>8}"
+    rule = "-" * len(head)
+    body = [
+        line(action, [result["per_action"][action] for result in results.values()])
+        for action in first["per_action"]
     ]
-    rule = "-" * len(lines[1])
-    lines.append(rule)
-    for action, row in first["per_action"].items():
-        rows = [result["per_action"][action] for result in results.values()]
-        lines.append(f"{action:{width}}{_figures(rows)}  {row['frames']:>8,}")
-    lines += [
-        rule,
-        f"{'Mean of actions':{width}}{_figures(list(results.values()))}  {first['frames']:>8,}",
-        note,
-    ]
+    total = line(last, list(results.values()))
+    lines = [f"{'':{width}}{titles}", head, rule, *body, rule, total, note]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return f"{'-':>8}" if value is None else f"{value:8.2f}"
 
 
 def with_remark(note: str, header: dict[str, Any]) -> str:
     """Add to a table's note what a figure must not be read without."""
     remark = header.get("root_depth")
     return f"{note}\n{remark}." if remark else note
-
-
-def _figures(rows: list[dict[str, Any]]) -> str:
-    values = [row[metric] for row in rows for metric in _METRICS]
-    return "".join("  " + ("       -" if value is None else f"{value:8.2f}") for value in values)
 
 
 def warn_of_missing(dataset: PoseDataset) -> None:

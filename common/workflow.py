@@ -39,6 +39,8 @@ def load_data(
         UserError: see ``load_pose_datasets``.
     """
     info = DATASETS[name]
+    if with_training and not info.subjects_train:
+        raise UserError(f"{name} is for testing only: give --evaluate CKPT")
     splits = [info.subjects_train] * with_training + [info.subjects_test]
     folder = Path(dataset_dir) if dataset_dir else ROOT / "dataset"
     datasets = load_pose_datasets(info, folder, splits, **options)

@@ -23,6 +23,8 @@ class DatasetInfo:
         trials: sequences of each action that every subject has; fewer are reported as missing.
         excluded: (subject, sequence) pairs that the protocol leaves out, or never had.
         advice: how to get the files, for the message when they are not there.
+        metrics: of its table, names in ``common.metrics.METRICS``.
+        mean_over: the figure in all is the mean over "actions" or over "frames".
     """
 
     name: str
@@ -33,6 +35,8 @@ class DatasetInfo:
     trials: int
     excluded: tuple[tuple[str, str], ...]
     advice: str
+    metrics: tuple[str, ...] = ("mpjpe_mm", "p_mpjpe_mm")
+    mean_over: str = "actions"
 
     def file_3d(self) -> str:
         return f"data_3d_{self.name}.npz"
@@ -122,6 +126,8 @@ MPI_INF_3DHP = DatasetInfo(
         "get the test set of MPI-INF-3DHP (vcai.mpi-inf.mpg.de/3dhp-dataset, for research only) "
         "and run 'python data/prepare_data_3dhp.py mpi_inf_3dhp_test_set'"
     ),
+    metrics=("mpjpe_mm", "p_mpjpe_mm", "pck_percent", "auc_percent"),
+    mean_over="frames",
 )
 
 DATASETS = {info.name: info for info in (H36M, HDM05, MPI_INF_3DHP)}

@@ -35,6 +35,7 @@ class PoseDataset:
     """N poses of J joints, as flat tensors on one device.
 
     Attributes:
+        info: the data set that they are of.
         inputs_2d: (N, J, 2) float32, normalised screen coordinates.
         targets_3d: (N, J, 3) float32, camera space, metres, relative to the root (joint 0).
         root_3d: (N, 3) float32, the root's place in camera space, metres.
@@ -46,6 +47,7 @@ class PoseDataset:
         missing: sequences that the protocol has and the files have not.
     """
 
+    info: DatasetInfo
     inputs_2d: Tensor
     targets_3d: Tensor
     root_3d: Tensor
@@ -247,7 +249,7 @@ class _Builder:
                 torch.sub(points, points[:, :1], out=targets[here])
                 ids[:, here] = torch.tensor([[subjects.index(subject)], [number], [action], [view]])
         return PoseDataset(
-            inputs, targets, roots, *ids,
+            self.info, inputs, targets, roots, *ids,
             subjects=subjects,
             sequences=tuple(f"{subject}/{name}" for subject, name, _ in clips),
             actions=self.actions,
@@ -292,6 +294,8 @@ class _Builder:
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
         """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
         if self.detections is None:
+            if not camera.intrinsics.isfinite().all():  # nothing to project with
+                raise UserError(f"{self.path_2d} is not there: {self.info.advice}")
             uv = project(points, camera.intrinsics.float())
             view_name = f"{subject}/{name}/{camera.id}"
             return add_detector_noise(uv, self.skeleton, view_name) if self.noisy else uv

@@ -1,5 +1,6 @@
 """The MPI-INF-3DHP test set, from miniature annotation files to poses, and PCK / AUC."""
 
+import json
 import math
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import torch
 
 from common.camera import project
 from common.errors import UserError
-from common.metrics_3dhp import JOINTS_14, auc, official_joints, pck
+from common.metrics import auc, pck, scored_joints
 from common.skeleton import H36M_16, H36M_17
 from data import prepare_data_3dhp as prepare
 from data.datasets import MPI_INF_3DHP, SCENES_3DHP
 from data.npz_io import load_object_array
 from data.pose_dataset import load_pose_datasets
+from main_gcn import main as main_gcn
+from models.build import build_model
 
 h5py = pytest.importorskip("h5py")
 
@@ -125,12 +128,42 @@ def test_a_missing_scene_is_reported_and_the_others_are_not(source, tmp_path, mo
     assert poses.missing == ("TS3/StudioNoGreenScreen: 0 of 1",)
 
 
-def test_unknown_intrinsics_give_no_plausible_figure():
+def test_unknown_intrinsics_give_no_plausible_figure(source, tmp_path, monkeypatch):
     """A projection that nobody asked for must show itself, not look like 2D joints."""
     for subject in SCENES_3DHP:
         [camera] = MPI_INF_3DHP.cameras(subject)
         points = torch.tensor([[[0.1, -0.2, 3.0], [0.0, 0.0, 4.0]]])
         assert project(points, camera.intrinsics.float()).isnan().all()
+    run(monkeypatch, source, "--output_dir", tmp_path)
+    (tmp_path / "data_2d_3dhp_gt.npz").unlink()
+    with pytest.raises(UserError, match=r"data_2d_3dhp_gt\.npz is not there"):
+        load_pose_datasets(MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_16)
+
+
+def test_a_checkpoint_is_tested_by_scene(source, tmp_path, monkeypatch, call):
+    run(monkeypatch, source, "--output_dir", tmp_path)
+    model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1}).eval()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    flags = ["--dataset", "3dhp", "--dataset_dir", tmp_path, "-z", "8", "-l", "1"]
+    out = tmp_path / "results.json"
+    status, text, err = call(main_gcn, *flags, "--eva", tmp_path / "a.pth", "--results", out)
+    assert (status, err) == (0, "") and "PCK %" in text and "AUC %" in text
+    found = json.loads(out.read_text())["results"]["evaluated"]
+
+    [poses] = load_pose_datasets(MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_16)
+    with torch.no_grad():
+        pred = model(poses.inputs_2d)
+    pred = pred - pred[:, :1]
+    share, distance = pck(pred, poses.targets_3d), (pred - poses.targets_3d).norm(dim=-1)
+    assert found["frames"] == len(poses) and found["mean_over"] == "frames"
+    assert found["pck_percent"] == pytest.approx(100 * share.mean().item(), abs=1e-3)
+    assert found["mpjpe_mm"] == pytest.approx(1000 * distance.mean().item(), abs=1e-3)
+    outdoor = poses.action == poses.actions.index("Outdoor")
+    row = found["per_action"]["Outdoor"]
+    assert row["pck_percent"] == pytest.approx(100 * share[outdoor].mean().item(), abs=1e-3)
+
+    status, _, err = call(main_gcn, *flags)
+    assert status == 2 and "for testing only" in err
 
 
 def test_official_number_of_frames_is_no_warning(source, tmp_path, monkeypatch, capsys):
@@ -309,7 +342,7 @@ def test_pck_and_auc_equal_a_loop():
 
 def test_pck_bounds_and_joints():
     pred, target = _poses()
-    assert len(JOINTS_14) == 14
+    assert len(scored_joints(16)) == len(scored_joints(17)) == 14
     assert torch.equal(pck(target, target), torch.ones(7))
     assert torch.allclose(auc(target, target), torch.full((7,), 30 / 31))
     assert torch.equal(pck(pred + 1, target), torch.zeros(7))
@@ -321,7 +354,7 @@ def test_pck_bounds_and_joints():
     wide[:, with_neck] = pred
     wide_target = torch.zeros(7, 17, 3)
     wide_target[:, with_neck] = target
-    assert torch.equal(pck(wide, wide_target, joints=official_joints(H36M_17)), pck(pred, target))
+    assert torch.equal(pck(wide, wide_target), pck(pred, target))
 
 
 def test_pck_is_per_pose_and_checks_shapes():
