@@ -17,7 +17,7 @@ from common.camera import normalize_screen_coordinates, project, world_to_camera
 from common.errors import UserError
 from common.skeleton import Skeleton
 from data.cameras import Camera
-from data.datasets import DatasetInfo
+from data.datasets import DatasetInfo, action_of
 from data.npz_io import load_object_array
 
 Sequences = dict[str, dict[str, Any]]
@@ -186,7 +186,7 @@ class _Builder:
         roots, ids = torch.empty(total, 3), torch.empty(4, total, dtype=torch.int16)
         start = 0
         for number, (subject, name, motion) in enumerate(clips):
-            action = self.actions.index(_action_of(name))
+            action = self.actions.index(action_of(name))
             for view, camera in enumerate(cameras[subject]):
                 here = slice(start, start := start + len(motion))
                 points = _in_camera(motion, camera)
@@ -214,23 +214,16 @@ class _Builder:
             raise UserError(f"{self.info.file_3d()} has no subject {subject} (it has: {found})")
         names = [n for n in self.positions[subject] if (subject, n) not in self.info.excluded]
         for name in names:
-            if _action_of(name) not in self.info.actions:
+            if action_of(name) not in self.info.actions:
                 raise UserError(
                     f"{self.info.file_3d()}: sequence {name!r} of {subject} is of no action of "
                     f"{self.info.name}: prepare the file again"
                 )
-        return [name for name in names if _action_of(name) in self.actions]
+        return [name for name in names if action_of(name) in self.actions]
 
     def _missing(self, subjects: Sequence[str]) -> tuple[str, ...]:
-        missing = []
-        for subject in subjects:
-            present = [_action_of(name) for name in self._sequences(subject)]
-            left_out = [_action_of(name) for who, name in self.info.excluded if who == subject]
-            for action in self.actions:
-                expected = self.info.trials - left_out.count(action)
-                if present.count(action) < expected:
-                    missing.append(f"{subject}/{action}: {present.count(action)} of {expected}")
-        return tuple(missing)
+        find, found = self.info.missing_sequences, self.positions
+        return tuple(line for who in subjects for line in find(who, found[who], self.actions))
 
     def _motion(self, subject: str, name: str) -> Tensor:
         """A sequence (T, J, 3), world metres."""
@@ -269,11 +262,6 @@ class _Builder:
             frame = int(np.argwhere(~np.isfinite(kept))[0, 0])
             raise UserError(f"{where}: frame {frame} has values that are not numbers")
         return torch.from_numpy(kept.astype(np.float32, copy=False))
-
-
-def _action_of(sequence: str) -> str:
-    """ "Sitting 1" -> "Sitting": the text before the space, so that SittingDown is another."""
-    return sequence.split(" ")[0]
 
 
 def _in_camera(motion: Tensor, camera: Camera) -> Tensor:
