@@ -5,6 +5,7 @@ pose; the whole set lives on one device and an epoch is a permutation of indices
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,20 @@ def load_pose_datasets(
     if keypoints != "gt" or path_2d.is_file():
         detections = _read(info, path_2d, "positions_2d")
     builder = _Builder(info, positions, detections, path_2d, skeleton, actions, downsample)
-    return [builder.build(tuple(subjects)) for subjects in splits]
+    with _one_thread():
+        return [builder.build(tuple(subjects)) for subjects in splits]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small operations: on a busy machine torch's threads would wait for each other
+    several times longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
@@ -228,7 +242,9 @@ class _Builder:
     def _motion(self, subject: str, name: str) -> Tensor:
         """A sequence (T, J, 3), world metres."""
         where = f"{self.info.file_3d()}, {subject}/{name}"
-        return self._points(self.positions[subject][name], 3, where)[:: self.downsample]
+        kept = self._points(self.positions[subject][name], 3, where)
+        self.positions[subject][name] = kept  # lets go of the joints that nobody asked for
+        return kept[:: self.downsample]
 
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
         """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
@@ -255,7 +271,7 @@ class _Builder:
         if array.ndim != 3 or array.shape[2] != dim or array.dtype.kind != "f":
             raise UserError(f"{where}: (T, joints, {dim}) numbers expected, got {array.shape}")
         try:
-            kept = array[:, self.skeleton.indices_in(array.shape[1])]
+            kept = array.take(self.skeleton.indices_in(array.shape[1]), axis=1)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if not np.isfinite(kept).all():
