@@ -135,12 +135,12 @@ def load_pose_datasets(
     if keypoints != "gt" or path_2d.is_file():
         detections = _read(info, path_2d, "positions_2d")
     builder = _Builder(info, positions, detections, path_2d, skeleton, actions, downsample)
-    with _one_thread():
+    with one_thread():
         return [builder.build(tuple(subjects)) for subjects in splits]
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Thousands of small operations: on a busy machine torch's threads would wait for each other
     several times longer than they work."""
     threads = torch.get_num_threads()

@@ -35,6 +35,7 @@ from common.skeleton import SKELETONS, Skeleton
 from data.archive import MAX_MEMBER, read_h5, read_members, reading
 from data.datasets import H36M
 from data.npz_io import save_object_arrays
+from data.pose_dataset import one_thread
 
 DATASET_DIR = Path(__file__).resolve().parents[1] / "dataset"
 SUBJECTS = H36M.subjects_train + H36M.subjects_test
@@ -310,13 +311,16 @@ def main() -> None:
     output_2d = args.output_dir / H36M.file_2d("gt")
     refuse_existing((output_3d, output_2d), args.force)
     name = next(name for name in FORMS if getattr(args, name))
-    sources = find_archives(getattr(args, name))
-    for source in sources:
-        warn_of_md5(source)
+    sources = getattr(args, name)
+    if name == "from_source_cdf":
+        sources = find_archives(sources)
+        for source in sources:
+            warn_of_md5(source)
     positions = read_positions(sources, FORMS[name])
     stop_if_missing(positions, args.allow_missing)
     skeleton = SKELETONS[args.joints]
-    pixels = project_positions(positions, skeleton)
+    with one_thread():
+        pixels = project_positions(positions, skeleton)
     save_object_arrays(output_3d, positions_3d=positions)
     save_object_arrays(output_2d, positions_2d=pixels, metadata=metadata(skeleton))
     report_frames(positions)

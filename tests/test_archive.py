@@ -117,9 +117,10 @@ def test_many_members_that_are_a_bomb_together_are_refused(tmp_path, monkeypatch
             contents(write(tmp_path / write.__name__, files))
 
 
-def test_a_zip_member_that_understates_its_size_is_refused(tmp_path):
+@pytest.mark.parametrize("claimed", [9, 100_001])
+def test_a_zip_member_of_another_size_than_it_says_is_refused(claimed, tmp_path):
     path = mini.write_zip(tmp_path / "x.zip", [("S1/x.h5", bytes(99_999))])
-    lie = path.read_bytes().replace(struct.pack("<L", 99_999), struct.pack("<L", 9))
+    lie = path.read_bytes().replace(struct.pack("<L", 99_999), struct.pack("<L", claimed))
     path.write_bytes(lie)
     with pytest.raises(UserError, match="cannot be read"):
         contents(path)
