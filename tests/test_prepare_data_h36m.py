@@ -105,6 +105,15 @@ def test_the_loader_reads_both_files_and_projects_alike(convert, archive, tmp_pa
     assert (read.inputs_2d - projected.inputs_2d).abs().max() < 2e-6
 
 
+def test_a_subject_in_two_splits_is_thinned_once(convert, archive):
+    """The loader lets go of joints as it reads; a second reading must find the same frames."""
+    out = convert("--from-archive", archive)
+    both = load_pose_datasets(H36M, out, [["S9"], ["S9"]], H36M_16, downsample=2)
+    frames = sum(-(-len(motion) // 2) for motion in mini.expected()["S9"].values())
+    assert [len(data) for data in both] == [4 * frames] * 2
+    assert (both[0].targets_3d == both[1].targets_3d).all()
+
+
 @pytest.mark.parametrize("skeleton", [H36M_16, H36M_17], ids=["16", "17"])
 def test_pixels_follow_the_published_camera_model(skeleton, convert, archive):
     """Projected again in plain numpy from the published table."""
