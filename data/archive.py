@@ -122,6 +122,7 @@ def read_h5(content: bytes, name: str, where: str) -> np.ndarray:
         values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
         if dataset.dtype.kind != "f" or values * dataset.dtype.itemsize > MAX_MEMBER:
             raise UserError(f"{where}: {name} holds no poses but {dataset.shape} {dataset.dtype}")
+        # HDF5 2.0 even crashes where a file in memory has a virtual dataset of another file.
         if dataset.is_virtual or dataset.external:
             raise UserError(f"{where}: {name} lies in other files, which are not followed")
         return dataset[()]
