@@ -76,6 +76,11 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
     return np.frombuffer(content, dtype=dtype.numpy())[0]
 
 
+def _ordered_dict() -> collections.OrderedDict:
+    """Only empty: pickles fill it afterwards, and then its keys are checked."""
+    return collections.OrderedDict()
+
+
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise ForbiddenError(f"text in {encoding!r}")
@@ -85,7 +90,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 NUMPY_STAND_INS = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("_codecs", "encode"): _latin1,
 }
 for _core in ("numpy.core", "numpy._core"):
@@ -101,6 +106,8 @@ class RestrictedUnpickler(pickle._Unpickler):
     anything else. Pass the result through :func:`resolve`."""
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    for _opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
+        del dispatch[_opcode[0]]
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -120,19 +127,52 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def _check_keys(self, keys: list) -> None:
+        """A few bytes can nest tuples so that hashing them, as a key or in a set, never ends."""
+        if any(isinstance(key, tuple) for key in keys):
+            raise ForbiddenError("a dictionary whose keys are tuples")
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
 
 def resolve(item: Any) -> Any:
     """Replace the stand-ins in nested containers by their arrays."""
+    return _resolve(item, {})
+
+
+def _resolve(item: Any, known: dict[int, Any]) -> Any:
+    """``known`` holds the results by id: a list of twice the same list of twice the same list ...
+    takes a few bytes a level in a pickle, and would take twice the time a level here."""
+    if id(item) not in known:
+        known[id(item)] = _resolve_anew(item, known)
+    return known[id(item)]
+
+
+def _resolve_anew(item: Any, known: dict[int, Any]) -> Any:
     if isinstance(item, _Array):
         if item.value is None:
             raise ValueError("an array without content")
         return item.value
     if isinstance(item, dict):
-        return {key: resolve(value) for key, value in item.items()}
+        return {key: _resolve(value, known) for key, value in item.items()}
     if isinstance(item, list):
-        return [resolve(value) for value in item]
+        return [_resolve(value, known) for value in item]
     if isinstance(item, tuple):
-        return tuple(resolve(value) for value in item)
+        return tuple(_resolve(value, known) for value in item)
     if isinstance(item, _Dtype) or callable(item):
         raise ForbiddenError("a bare numpy type")
     return item

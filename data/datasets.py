@@ -3,7 +3,7 @@
 To add one, describe it here and put ``data_3d_<name>.npz`` into ``dataset/``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,25 @@ class DatasetInfo:
 
     def file_2d(self, keypoints: str) -> str:
         return f"data_2d_{self.name}_{keypoints}.npz"
+
+    def missing_sequences(
+        self, subject: str, names: Iterable[str], actions: Sequence[str] | None = None
+    ) -> list[str]:
+        """Which of a subject's sequences the protocol has and ``names`` has not, by action:
+        "S9/Greeting: 1 of 2". The names of the two trials differ from subject to subject."""
+        present = [action_of(name) for name in names if (subject, name) not in self.excluded]
+        left_out = [action_of(name) for who, name in self.excluded if who == subject]
+        missing = []
+        for action in self.actions if actions is None else actions:
+            expected = self.trials - left_out.count(action)
+            if present.count(action) < expected:
+                missing.append(f"{subject}/{action}: {present.count(action)} of {expected}")
+        return missing
+
+
+def action_of(sequence: str) -> str:
+    """ "Sitting 1" -> "Sitting": the text before the space, so that SittingDown is another."""
+    return sequence.split(" ")[0]
 
 
 H36M = DatasetInfo(

@@ -14,6 +14,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_write
 from common.safe_pickle import PLAIN_DTYPE, ForbiddenError, RestrictedUnpickler, resolve
+from data.archive import check_zip_member
 
 
 def load_object_array(path: str | Path, key: str) -> Any:
@@ -33,6 +34,7 @@ def load_object_array(path: str | Path, key: str) -> Any:
             if f"{key}.npy" not in archive.namelist():
                 found = ", ".join(sorted(n.removesuffix(".npy") for n in archive.namelist()))
                 raise UserError(f"{path} has no array {key!r} (it has: {found or 'nothing'})")
+            check_zip_member(path, archive.getinfo(f"{key}.npy"))
             with archive.open(f"{key}.npy") as member:
                 return _read_member(member)
     except ForbiddenError as error:

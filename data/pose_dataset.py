@@ -5,6 +5,7 @@ pose; the whole set lives on one device and an epoch is a permutation of indices
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from common.camera import (
 from common.errors import UserError
 from common.skeleton import Skeleton
 from data.cameras import Camera
-from data.datasets import DatasetInfo
+from data.datasets import DatasetInfo, action_of
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array
 
@@ -187,7 +188,20 @@ def load_pose_datasets(
         detections = _read(info, path_2d, "positions_2d")
     noisy = keypoints == "noisy"
     builder = _Builder(info, positions, detections, path_2d, noisy, skeleton, actions, downsample)
-    return [builder.build(tuple(subjects)) for subjects in splits]
+    with one_thread():
+        return [builder.build(tuple(subjects)) for subjects in splits]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Thousands of small operations: on a busy machine torch's threads would wait for each other
+    several times longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
@@ -240,7 +254,7 @@ class _Builder:
         roots, ids = torch.empty(total, 3), torch.empty(4, total, dtype=torch.int16)
         start = 0
         for number, (subject, name, motion) in enumerate(clips):
-            action = self.actions.index(_action_of(name))
+            action = self.actions.index(action_of(name))
             for view, camera in enumerate(cameras[subject]):
                 here = slice(start, start := start + len(motion))
                 points = _in_camera(motion, camera)
@@ -268,28 +282,23 @@ class _Builder:
             raise UserError(f"{self.info.file_3d()} has no subject {subject} (it has: {found})")
         names = [n for n in self.positions[subject] if (subject, n) not in self.info.excluded]
         for name in names:
-            if _action_of(name) not in self.info.actions:
+            if action_of(name) not in self.info.actions:
                 raise UserError(
                     f"{self.info.file_3d()}: sequence {name!r} of {subject} is of no action of "
                     f"{self.info.name}: prepare the file again"
                 )
-        return [name for name in names if _action_of(name) in self.actions]
+        return [name for name in names if action_of(name) in self.actions]
 
     def _missing(self, subjects: Sequence[str]) -> tuple[str, ...]:
-        missing = []
-        for subject in subjects:
-            present = [_action_of(name) for name in self._sequences(subject)]
-            left_out = [_action_of(name) for who, name in self.info.excluded if who == subject]
-            for action in self.actions:
-                expected = self.info.trials - left_out.count(action)
-                if present.count(action) < expected:
-                    missing.append(f"{subject}/{action}: {present.count(action)} of {expected}")
-        return tuple(missing)
+        find, found = self.info.missing_sequences, self.positions
+        return tuple(line for who in subjects for line in find(who, found[who], self.actions))
 
     def _motion(self, subject: str, name: str) -> Tensor:
         """A sequence (T, J, 3), world metres."""
         where = f"{self.info.file_3d()}, {subject}/{name}"
-        return self._points(self.positions[subject][name], 3, where)[:: self.downsample]
+        kept = self._points(self.positions[subject][name], 3, where)
+        self.positions[subject][name] = kept  # lets go of the joints that nobody asked for
+        return kept[:: self.downsample]
 
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
         """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
@@ -304,14 +313,15 @@ class _Builder:
             pixels = self.detections[subject][name][view]
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{where} has no 2D joints for camera {camera.id}") from None
-        pixels = self._points(pixels, 2, f"{where}, camera {camera.id}")[:: self.downsample]
-        if len(pixels) < len(points):
+        pixels = self._points(pixels, 2, f"{where}, camera {camera.id}")
+        frames = len(self.positions[subject][name])
+        if len(pixels) < frames:
             raise UserError(
-                f"{where}, camera {camera.id}: {len(pixels)} frames of 2D for {len(points)} of 3D: "
+                f"{where}, camera {camera.id}: {len(pixels)} frames of 2D for {frames} of 3D: "
                 "the two files do not belong together"
             )
         # Detections run a few frames longer than the motion capture.
-        pixels = pixels[: len(points)]
+        pixels = pixels[: frames : self.downsample]
         return normalize_screen_coordinates(pixels, camera.width, camera.height)
 
     def _points(self, array: Any, dim: int, where: str) -> Tensor:
@@ -320,18 +330,13 @@ class _Builder:
         if array.ndim != 3 or array.shape[2] != dim or array.dtype.kind != "f":
             raise UserError(f"{where}: (T, joints, {dim}) numbers expected, got {array.shape}")
         try:
-            kept = array[:, self.skeleton.indices_in(array.shape[1])]
+            kept = array.take(self.skeleton.indices_in(array.shape[1]), axis=1)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if not np.isfinite(kept).all():
             frame = int(np.argwhere(~np.isfinite(kept))[0, 0])
             raise UserError(f"{where}: frame {frame} has values that are not numbers")
         return torch.from_numpy(kept.astype(np.float32, copy=False))
-
-
-def _action_of(sequence: str) -> str:
-    """ "Sitting 1" -> "Sitting": the text before the space, so that SittingDown is another."""
-    return sequence.split(" ")[0]
 
 
 def _in_camera(motion: Tensor, camera: Camera) -> Tensor:

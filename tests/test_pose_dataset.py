@@ -99,8 +99,11 @@ def test_longer_detections_are_cut_and_shorter_ones_refused(tmp_path):
     positions = make_h36m(tmp_path)
     (projected,) = load(tmp_path)
     write_2d(tmp_path, positions, "cpn", frames_more=3)
-    (read,) = load(tmp_path, keypoints="cpn", downsample=1)
+    (read,) = load(tmp_path, keypoints="cpn")
     assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
+    (some,) = load(tmp_path, keypoints="cpn", downsample=4)
+    kept = torch.arange(len(read)) % 6 % 4 == 0
+    assert torch.equal(some.inputs_2d, read.inputs_2d[kept])
 
     def shorten(keypoints):
         keypoints["S9"]["Sitting 1"][2] = keypoints["S9"]["Sitting 1"][2][:-1]
@@ -108,6 +111,8 @@ def test_longer_detections_are_cut_and_shorter_ones_refused(tmp_path):
     write_2d(tmp_path, positions, "short", change=shorten)
     with pytest.raises(UserError, match="S9/Sitting 1, camera 58860488: 5 frames of 2D for 6"):
         load(tmp_path, keypoints="short")
+    with pytest.raises(UserError, match="5 frames of 2D for 6"):
+        load(tmp_path, keypoints="short", downsample=5)  # though as many are kept of each
 
 
 def test_wrong_2d_is_named(tmp_path):

@@ -1,0 +1,219 @@
+"""Reading what was downloaded, straight from folders, zip and tar archives, without trusting it.
+
+Nothing is unpacked to disk. An archive is hostile or damaged until shown otherwise: members that
+leave the folder, links, devices, encrypted members and bombs are refused, and whatever goes wrong
+inside a reader becomes one line that names the file.
+"""
+
+import gzip
+import io
+import math
+import os
+import re
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.extras import require
+
+# The largest files that are read hold one sequence, some 6,000 frames of 96 numbers: 5 MB.
+MAX_MEMBER = 64 * 2**20
+# Poses compress to about a third. What unpacks to far more than this is a bomb.
+MAX_RATIO = 100
+_TAR_HEADER = 512
+
+
+@contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Whatever a reader raises inside becomes a UserError about ``name``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can make the readers raise anything
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise UserError(f"{name} cannot be read ({reason}): download or copy it again") from error
+
+
+def read_members(
+    source: Path, pattern: re.Pattern[str]
+) -> Iterator[tuple[re.Match[str], str, bytes]]:
+    """The wanted files of a folder, or of a zip, tar or tgz archive.
+
+    Args:
+        source: the folder or archive.
+        pattern: searched in "name of the source/path inside"; what does not match is not read.
+
+    Yields:
+        The match, "source: path inside" for messages, and the file's content, one at a time, in
+        the order of the archive (a folder: sorted).
+
+    Raises:
+        UserError: the source is missing, damaged or encrypted; a member leaves the folder, is a
+            link or a device; a wanted file has more than :data:`MAX_MEMBER` bytes, or an archive
+            unpacks to more than :data:`MAX_RATIO` times its size.
+    """
+    if not source.exists():
+        raise UserError(f"{source} is not there: give a folder or an archive (.zip, .tar, .tgz)")
+    root = source.resolve().name
+    budget = unpacked_limit(source)
+    with reading(source):
+        for entry in _entries(source):
+            where = f"{source}: {entry.name}"
+            _check_name(entry.name, where)
+            if not entry.is_plain:
+                raise UserError(f"{where} is a link or a device, and these are not followed")
+            budget -= entry.unpacked
+            match = pattern.search(f"{root}/{entry.name}")
+            if budget < 0 or (match and entry.size > MAX_MEMBER):
+                raise _bomb(where, entry.size)
+            if match:
+                yield match, where, _read_whole(entry)
+
+
+def unpacked_limit(archive: Path) -> int:
+    """The bytes that an archive's members may have in all."""
+    return MAX_RATIO * archive.stat().st_size + MAX_MEMBER
+
+
+def check_zip_member(archive: Path, info: zipfile.ZipInfo) -> None:
+    """Refuse a member of a zip archive that could not be read piece by piece.
+
+    Raises:
+        UserError: it is encrypted, compressed otherwise than by deflate, or unpacks to far more
+            than the archive's size.
+    """
+    where = f"{archive}: {info.filename}"
+    if info.flag_bits & 1:
+        raise UserError(f"{where} is encrypted: unpack the archive and give the folder")
+    # Python unpacks the other kinds in one piece, however large it becomes.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{where} is compressed in an unusual way: give an unpacked folder")
+    if info.file_size > unpacked_limit(archive):
+        raise _bomb(where, info.file_size)
+
+
+def read_h5(content: bytes, name: str, where: str) -> np.ndarray:
+    """The values of the dataset ``name`` of a HDF5 file, e.g. MATLAB's v7.3.
+
+    The dataset must lie in the file itself: soft and external links, virtual datasets and external
+    storage are not followed. A cell that MATLAB wrote, one reference to the values, gives these.
+
+    Raises:
+        UserError: h5py is not installed, the file is damaged, has no such dataset, or it holds
+            something else than floating-point numbers, or more of them than a sequence has.
+    """
+    h5py = require("h5py")
+    with reading(where), h5py.File(io.BytesIO(content), "r") as file:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            found = ", ".join(file) or "nothing"
+            raise UserError(f"{where} has no dataset {name!r} of its own (it has: {found})")
+        dataset = file[name]
+        if h5py.check_ref_dtype(dataset.dtype) is h5py.Reference and dataset.shape == (1, 1):
+            dataset = file[dataset[0, 0]]
+        values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+        if dataset.dtype.kind != "f" or values * dataset.dtype.itemsize > MAX_MEMBER:
+            raise UserError(f"{where}: {name} holds no poses but {dataset.shape} {dataset.dtype}")
+        # HDF5 2.0 even crashes where a file in memory has a virtual dataset of another file.
+        if dataset.is_virtual or dataset.external:
+            raise UserError(f"{where}: {name} lies in other files, which are not followed")
+        return dataset[()]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of a folder or archive. ``unpacked``: the bytes of work to step over or read it."""
+
+    name: str
+    is_plain: bool
+    size: int
+    unpacked: int
+    open: Callable[[], Any]
+
+
+def _entries(source: Path) -> Iterator[_Entry]:
+    if source.is_dir():
+        return _folder_entries(source)
+    with source.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    return _zip_entries(source) if is_zip else _tar_entries(source)
+
+
+def _folder_entries(folder: Path) -> Iterator[_Entry]:
+    for place, subfolders, files in os.walk(folder):
+        subfolders.sort()
+        links = [name for name in subfolders if Path(place, name).is_symlink()]
+        for name in sorted(files) + links:
+            path = Path(place, name)
+            is_plain = stat.S_ISREG(path.lstat().st_mode)
+            size = path.lstat().st_size
+            yield _Entry(
+                path.relative_to(folder).as_posix(), is_plain, size, 0,
+                lambda path=path: path.open("rb"),
+            )  # fmt: skip
+
+
+def _zip_entries(path: Path) -> Iterator[_Entry]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir():
+                continue
+            check_zip_member(path, info)
+            yield _Entry(
+                info.filename, kind in (0, stat.S_IFREG), info.file_size, info.file_size,
+                lambda info=info: archive.open(info),
+            )  # fmt: skip
+
+
+def _tar_entries(path: Path) -> Iterator[_Entry]:
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    stream = _BoundedGzip(path) if is_gzip else path.open("rb")
+    with stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        for info in archive:
+            if not info.isdir():
+                yield _Entry(
+                    info.name, info.isreg() and not info.issparse(), info.size,
+                    info.size + _TAR_HEADER, lambda info=info: archive.extractfile(info),
+                )  # fmt: skip
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A tar header may announce a name of any length, which tarfile reads in one piece."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_MEMBER:
+            raise ValueError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _check_name(name: str, where: str) -> None:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", name):
+        raise UserError(
+            f"{where} is refused: it would leave the folder. Get the file from its original source."
+        )
+
+
+def _bomb(where: str, size: int) -> UserError:
+    return UserError(
+        f"{where} is refused: it unpacks to {size:,} bytes, far more than expected. "
+        "Get the file from its original source."
+    )
+
+
+def _read_whole(entry: _Entry) -> bytes:
+    with entry.open() as stream:
+        content = stream.read(entry.size)
+    if len(content) != entry.size:
+        raise EOFError(f"{entry.name} is cut off")
+    return content

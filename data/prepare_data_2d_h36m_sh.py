@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Stacked Hourglass detections on Human3.6M -> dataset/data_2d_h36m_sh_pt_mpii.npz (pretrained on
+MPII) and dataset/data_2d_h36m_sh_ft_h36m.npz (fine-tuned), in the order of our 16 joints.
+
+    python data/prepare_data_2d_h36m_sh.py -pt h36m.zip
+    python data/prepare_data_2d_h36m_sh.py -ft stacked_hourglass_fined_tuned_240.tar.gz
+
+Archives are read without unpacking; unpacked folders are read too. Writes {subject: {sequence:
+[4 x (T, 16, 2) float32 pixels]}} under ``positions_2d``, the cameras in the order of
+``data.cameras``, and ``metadata``.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.errors import UserError, run_script
+from common.skeleton import H36M_16
+from data.archive import read_h5, read_members
+from data.datasets import H36M
+from data.npz_io import save_object_arrays
+from data.prepare_data_h36m import (
+    SUBJECTS,
+    add_output_options,
+    metadata,
+    refuse_existing,
+    sequence_name,
+    stop_if_missing,
+)
+
+# The detector's order of joints.
+SH_JOINTS = (
+    "RFoot", "RKnee", "RHip", "LHip", "LKnee", "LFoot", "Hip", "Spine", "Thorax", "Head",
+    "RWrist", "RElbow", "RShoulder", "LShoulder", "LElbow", "LWrist",
+)  # fmt: skip
+# Folder in the archive, and whose 2D the output is.
+SOURCES = {
+    "pt": ("StackedHourglass", "sh_pt_mpii"),
+    "ft": ("StackedHourglassFineTuned240", "sh_ft_h36m"),
+}
+
+Detections = dict[str, dict[str, list[np.ndarray]]]
+
+
+def read_detections(source: Path, folder: str) -> Detections:
+    """All sequences of the protocol's subjects that all four cameras have.
+
+    Args:
+        source: archive or unpacked folder.
+        folder: the files are ``<subject>/<folder>/<sequence>.<camera>.h5``.
+
+    Raises:
+        UserError: see ``data.archive``; also a wrong shape, a camera that is unknown, there twice
+            or missing, or no files.
+    """
+    pattern = re.compile(
+        rf"(?:^|/)(?P<subject>S\d+)/{folder}/(?P<sequence>[^/_.][^/.]*)\.(?P<camera>\d+)\.h5$"
+    )
+    views: dict[str, dict[str, dict[str, np.ndarray]]] = {subject: {} for subject in SUBJECTS}
+    files = tqdm(read_members(source, pattern), desc="detections", unit="file", disable=None)
+    for match, where, content in files:
+        subject, camera = match["subject"], match["camera"]
+        name = sequence_name(match["sequence"].replace("_", " "), where)
+        if subject not in views or (subject, name) in H36M.excluded:
+            continue
+        clip = views[subject].setdefault(name, {})
+        if camera in clip:
+            raise UserError(f"{where}: a second file of {subject}/{name}, camera {camera}")
+        clip[camera] = to_pixels(read_h5(content, "poses", where), where)
+    if not any(views.values()):
+        raise UserError(f"{source} has no files like S1/{folder}/Directions_1.54138969.h5")
+    return {
+        subject: {name: _in_order(clips[name], subject, name) for name in sorted(clips)}
+        for subject, clips in views.items()
+        if clips
+    }
+
+
+def to_pixels(poses: np.ndarray, where: str) -> np.ndarray:
+    """(T, 16, 2) pixels in the detector's order -> the same in ours, float32.
+
+    Raises:
+        UserError: another shape, no frames, or values that are not finite.
+    """
+    if poses.ndim != 3 or poses.shape[1:] != (16, 2) or not len(poses):
+        raise UserError(f"{where}: (T, 16, 2) expected, got {poses.shape}")
+    pixels = poses[:, [SH_JOINTS.index(name) for name in H36M_16.names]].astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise UserError(f"{where} has values that are not numbers: get the file again")
+    return pixels
+
+
+def _in_order(views: dict[str, np.ndarray], subject: str, name: str) -> list[np.ndarray]:
+    cameras = [camera.id for camera in H36M.cameras(subject)]
+    if set(views) != set(cameras):
+        raise UserError(
+            f"{subject}/{name} has the cameras {', '.join(sorted(views))}, and the four "
+            f"{', '.join(cameras)} are expected: get the archive again"
+        )
+    return [views[camera] for camera in cameras]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-pt", type=Path, metavar="PATH", help="h36m.zip, or its folder")
+    parser.add_argument(
+        "-ft", type=Path, metavar="PATH",
+        help="stacked_hourglass_fined_tuned_240.tar.gz, or its folder",
+    )  # fmt: skip
+    add_output_options(parser)
+    args = parser.parse_args()
+    jobs = [
+        (source, folder, args.output_dir / H36M.file_2d(keypoints))
+        for flag, (folder, keypoints) in SOURCES.items()
+        if (source := getattr(args, flag))
+    ]
+    if not jobs:
+        parser.error("give -pt or -ft, or both")
+    refuse_existing((output for _, _, output in jobs), args.force)
+    for source, folder, output in jobs:
+        detections = read_detections(source, folder)
+        stop_if_missing(detections, args.allow_missing)
+        save_object_arrays(output, positions_2d=detections, metadata=metadata(H36M_16))
+        clips = [views for names in detections.values() for views in names.values()]
+        frames = sum(len(view) for views in clips for view in views)
+        print(f"{output}: {len(clips)} sequences, {frames:,} frames over the cameras")
+
+
+if __name__ == "__main__":
+    run_script(main)

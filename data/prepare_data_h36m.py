@@ -1,0 +1,331 @@
+#!/usr/bin/env python
+"""Human3.6M's poses, in any form in which people have them -> dataset/data_3d_h36m.npz and
+dataset/data_2d_h36m_gt.npz.
+
+    python data/prepare_data_h36m.py --from-archive h36m.zip
+    python data/prepare_data_h36m.py --from-source FOLDER_OF_CDF_MAT
+    python data/prepare_data_h36m.py --from-source-cdf Poses_D3_Positions_S*.tgz
+
+Archives are read without unpacking. The first file holds {subject: {sequence: (T, 32, 3) float32
+world metres}} under ``positions_3d``, the second the projections into the four cameras, {subject:
+{sequence: [4 x (T, 16, 2) float32 pixels]}} under ``positions_2d``, and ``metadata``.
+"""
+
+import argparse
+import hashlib
+import io
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.camera import image_coordinates, project, world_to_camera
+from common.errors import UserError, run_script
+from common.extras import require
+from common.skeleton import SKELETONS, Skeleton
+from data.archive import MAX_MEMBER, read_h5, read_members, reading
+from data.datasets import H36M
+from data.npz_io import save_object_arrays
+from data.pose_dataset import one_thread
+
+DATASET_DIR = Path(__file__).resolve().parents[1] / "dataset"
+SUBJECTS = H36M.subjects_train + H36M.subjects_test
+# The official files use longer names for two actions than everyone else.
+_RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
+# Frames over four cameras that the literature reports for the protocol's split.
+_PUBLISHED_FRAMES = {"train": 1_559_752, "test": 543_344}
+# Of Poses_D3_Positions_<subject>.tgz; a third party's list, so that a mismatch only warns.
+_MD5 = {
+    "S1": "d4ae2827d0227dea8c88e6a082763d0a",
+    "S5": "7a0bd0f458612decc9de0a04e0b589cc",
+    "S6": "0970a30cbc947c3c0454c834db9b84e0",
+    "S7": "abeea2a40650517cefb7cd911caa6472",
+    "S8": "5695796fe478579ffe9b9ff09203dd27",
+    "S9": "fce28bb66bf9908016e2d9738e5cb2db",
+    "S11": "729e93d4e50c806f4a55fd1b87e2ff52",
+}
+# Farther from the room's centre than anybody walked: metres taken for millimetres, or damage.
+_ROOM = 50.0
+
+Positions = dict[str, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the data set.
+
+    Attributes:
+        pattern: finds a pose file; groups ``subject`` and ``sequence``. Names that begin with "_"
+            or "." are none: the official "_ALL.cdf", and what macOS leaves behind.
+        example: a path that it finds, for messages.
+        read: (content, name for messages) -> (T, 96) millimetres, x y z of 32 joints.
+    """
+
+    pattern: re.Pattern[str]
+    example: str
+    read: Callable[[bytes, str], np.ndarray]
+
+
+def read_archive_h5(content: bytes, where: str) -> np.ndarray:
+    """The preprocessed archive's h5 files: ``3D_positions`` (96, T)."""
+    return read_h5(content, "3D_positions", where).T
+
+
+def read_mat(content: bytes, where: str) -> np.ndarray:
+    """The official .cdf.mat files: a cell ``data`` of one matrix (T, 96), of MATLAB v5 or v7.3.
+
+    A v7.3 file is HDF5 after a header of 512 bytes, its matrices transposed.
+    """
+    if b"\x89HDF\r\n\x1a\n" in content[:1024]:
+        return read_h5(content, "data", where).T
+    scipy = require("scipy")
+    with reading(where):
+        return scipy.io.loadmat(io.BytesIO(content), variable_names=["data"])["data"][0, 0]
+
+
+def read_cdf(content: bytes, where: str) -> np.ndarray:
+    """The official .cdf files: the variable ``Pose`` (1, T, 96)."""
+    cdflib = require("cdflib")
+    # cdflib reads files by name only.
+    with reading(where), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "poses.cdf")
+        path.write_bytes(content)
+        file = cdflib.CDF(path)
+        shape = file.varinq("Pose").Dim_Sizes
+        if math.prod(shape) * 8 > MAX_MEMBER:
+            raise UserError(f"{where}: Pose holds no sequence but {shape} numbers")
+        return np.asarray(file.varget("Pose", endrec=0))[0]
+
+
+def _official(suffix: str) -> re.Pattern[str]:
+    folder = r"(?:^|/)(?P<subject>S\d+)/(?:MyPoseFeatures/)?(?:Poses_)?D3_Positions/"
+    return re.compile(folder + r"(?P<sequence>[^/_.][^/]*)" + re.escape(suffix) + "$")
+
+
+FORMS = {
+    "from_archive": Form(
+        re.compile(r"(?:^|/)(?P<subject>S\d+)/MyPoses/3D_positions/(?P<sequence>[^/_.][^/]*)\.h5$"),
+        "S1/MyPoses/3D_positions/Directions 1.h5",
+        read_archive_h5,
+    ),
+    "from_source": Form(
+        _official(".cdf.mat"), "S1/MyPoseFeatures/D3_Positions/Directions 1.cdf.mat", read_mat
+    ),
+    "from_source_cdf": Form(
+        _official(".cdf"), "S1/MyPoseFeatures/D3_Positions/Directions 1.cdf", read_cdf
+    ),
+}
+
+
+def sequence_name(stem: str, where: str) -> str:
+    """A file's stem -> the name in the npz files: "TakingPhoto 1" -> "Photo 1".
+
+    Raises:
+        UserError: it is not "Action" or "Action k" of the data set.
+    """
+    action, space, trial = stem.partition(" ")
+    action = _RENAMED.get(action, action)
+    if action not in H36M.actions or not (trial.isdecimal() if space else True):
+        raise UserError(f"{where}: {stem!r} is no sequence of Human3.6M: remove or rename the file")
+    return action + space + trial
+
+
+def to_positions(values: np.ndarray, where: str) -> np.ndarray:
+    """(T, 96) millimetres -> (T, 32, 3) float32 metres.
+
+    Raises:
+        UserError: another shape or type, no frames, or a joint that is nowhere in the room.
+    """
+    if values.ndim != 2 or values.shape[1] != 96 or values.dtype.kind != "f" or not len(values):
+        raise UserError(f"{where}: frames of 96 numbers expected, got {values.shape}")
+    metres = np.ascontiguousarray(values, dtype=np.float64).reshape(-1, 32, 3) / 1000
+    outside = ~(np.abs(metres) < _ROOM).all(axis=(1, 2))  # also where a value is not a number
+    if outside.any():
+        raise UserError(
+            f"{where}: frame {int(outside.argmax())} has a joint that is not a number or is beyond "
+            f"{_ROOM:.0f} m: the file is damaged or not in millimetres, get it again"
+        )
+    return metres.astype(np.float32)
+
+
+def read_positions(sources: Iterable[Path], form: Form) -> Positions:
+    """All sequences of the protocol's subjects, sorted by subject and name.
+
+    Raises:
+        UserError: see ``data.archive`` and the functions above; also a sequence that is there
+            twice, or no sequence at all.
+    """
+    found: Positions = {subject: {} for subject in SUBJECTS}
+    with tqdm(desc="sequences", unit="file", disable=None) as progress:
+        for source in sources:
+            for match, where, content in read_members(source, form.pattern):
+                progress.update()
+                subject, name = match["subject"], sequence_name(match["sequence"], where)
+                if subject not in found or (subject, name) in H36M.excluded:
+                    continue
+                if name in found[subject]:
+                    raise UserError(f"{where}: a second file of {subject}/{name}: remove one")
+                found[subject][name] = to_positions(form.read(content, where), where)
+    if not any(found.values()):
+        raise UserError(f"no pose files found: they are named like {form.example}")
+    return {who: dict(sorted(clips.items())) for who, clips in found.items() if clips}
+
+
+def project_positions(positions: Positions, skeleton: Skeleton) -> dict[str, dict[str, list]]:
+    """World metres (T, 32, 3) -> pixels (T, J, 2) float32 in each of the subject's cameras."""
+    kept = skeleton.indices_in(32)
+    return {
+        subject: {
+            name: _project(torch.from_numpy(motion[:, kept]).double(), subject)
+            for name, motion in tqdm(clips.items(), desc=f"projecting {subject}", disable=None)
+        }
+        for subject, clips in positions.items()
+    }
+
+
+def _project(motion: torch.Tensor, subject: str) -> list[np.ndarray]:
+    views = []
+    for camera in H36M.cameras(subject):
+        points = world_to_camera(motion, camera.rotation, camera.translation)
+        screen = project(points, camera.intrinsics)
+        views.append(image_coordinates(screen, camera.width, camera.height).float().numpy())
+    return views
+
+
+def metadata(skeleton: Skeleton) -> dict:
+    """What a file of 2D joints says about them."""
+    symmetry = [list(skeleton.joints_left), list(skeleton.joints_right)]
+    return {"num_joints": skeleton.num_joints, "keypoints_symmetry": symmetry}
+
+
+def refuse_existing(paths: Iterable[Path], force: bool) -> None:
+    """Raise a UserError where an output is there already, unless it may be replaced."""
+    for path in paths:
+        if path.exists() and not force:
+            raise UserError(f"{path} exists: --force replaces it")
+
+
+def stop_if_missing(found: dict[str, dict], allow: bool) -> None:
+    """Stop, or only warn, where sequences of the protocol are missing; names all of them."""
+    missing = [
+        line
+        for subject in SUBJECTS
+        for line in H36M.missing_sequences(subject, found.get(subject, ()))
+    ]
+    if missing and not allow:
+        raise UserError(
+            f"sequences are missing: {', '.join(missing)}. Get these files, or go on without them "
+            "with --allow-missing"
+        )
+    if missing:
+        print(f"warning: sequences are missing: {', '.join(missing)}", file=sys.stderr)
+
+
+def warn_of_md5(path: Path) -> None:
+    """Compare an official archive with the MD5 that others found; a difference is a warning."""
+    match = re.fullmatch(r"Poses_D3_Positions_(S\d+)\.tgz", path.name)
+    if match is None or match[1] not in _MD5 or not path.is_file():
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    with reading(path), path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    if digest.hexdigest() != _MD5[match[1]]:
+        print(
+            f"warning: {path} has MD5 {digest.hexdigest()}, others have {_MD5[match[1]]}: "
+            "it may be cut off or of another release",
+            file=sys.stderr,
+        )
+
+
+def find_archives(paths: Iterable[Path]) -> list[Path]:
+    """A folder that holds the official archives stands for these."""
+    sources = []
+    for path in paths:
+        archives = sorted(path.glob("Poses_D3_Positions_S*.tgz")) if path.is_dir() else []
+        sources += archives or [path]
+    return sources
+
+
+def report_frames(positions: Positions) -> None:
+    """Print what was read, beside what the literature reports."""
+    for subject, clips in positions.items():
+        frames = sum(map(len, clips.values()))
+        print(f"{subject:>5}: {len(clips)} sequences, {frames:,} frames")
+    for split, subjects in (("train", H36M.subjects_train), ("test", H36M.subjects_test)):
+        frames = sum(
+            len(clip) * len(H36M.cameras(subject))
+            for subject in subjects
+            for clip in positions.get(subject, {}).values()
+        )
+        published = _PUBLISHED_FRAMES[split]
+        verdict = "as published" if frames == published else f"NOT the published {published:,}"
+        print(f"{split:>5}: {frames:,} frames over the cameras, {verdict}")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """The flags of every script that prepares files of Human3.6M."""
+    parser.add_argument(
+        "--allow-missing", "--allow_missing", action="store_true",
+        help="go on where sequences are missing; every result made with the files names them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output_dir", type=Path, default=DATASET_DIR, metavar="DIR",
+        help="where the npz files go (default: the dataset/ folder of the repository)",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace existing outputs")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sources = parser.add_mutually_exclusive_group(required=True)
+    for name, text in (
+        ("archive", "h36m.zip, or the folder it unpacks to"),
+        ("source", "folders of the official .cdf.mat files (S1/MyPoseFeatures/D3_Positions/...)"),
+        ("source-cdf", "the official Poses_D3_Positions_S*.tgz, or folders of them or of .cdf"),
+    ):
+        flags = dict.fromkeys([f"--from-{name}", f"--from_{name.replace('-', '_')}"])
+        sources.add_argument(*flags, nargs="+", type=Path, metavar="PATH", help=text)
+    parser.add_argument(
+        "--joints", type=int, choices=sorted(SKELETONS), default=16,
+        help="joints of the 2D file (default: 16)",
+    )  # fmt: skip
+    add_output_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    output_3d = args.output_dir / H36M.file_3d()
+    output_2d = args.output_dir / H36M.file_2d("gt")
+    refuse_existing((output_3d, output_2d), args.force)
+    name = next(name for name in FORMS if getattr(args, name))
+    sources = getattr(args, name)
+    if name == "from_source_cdf":
+        sources = find_archives(sources)
+        for source in sources:
+            warn_of_md5(source)
+    positions = read_positions(sources, FORMS[name])
+    stop_if_missing(positions, args.allow_missing)
+    skeleton = SKELETONS[args.joints]
+    with one_thread():
+        pixels = project_positions(positions, skeleton)
+    save_object_arrays(output_3d, positions_3d=positions)
+    save_object_arrays(output_2d, positions_2d=pixels, metadata=metadata(skeleton))
+    report_frames(positions)
+    print(f"wrote {output_3d} and {output_2d}")
+
+
+if __name__ == "__main__":
+    run_script(main)
