@@ -77,9 +77,10 @@ H36M = DatasetInfo(
     trials=2,
     excluded=(("S11", "Directions"),),  # corrupted video
     advice=(
-        "Human3.6M asks for registration (vision.imar.ro/human3.6m) and may not be redistributed; "
-        "the README, 'Data', says how to prepare the files from it. "
-        "To try the program now: --dataset hdm05"
+        "Human3.6M asks for registration (vision.imar.ro/human3.6m). Prepare it with 'python "
+        "data/prepare_data_h36m.py --from-archive h36m.zip', or fetch what others publish of it "
+        "with 'python data/download.py labels cpn'; 'python data/download.py --check' says what "
+        "each experiment needs, DATASETS.md explains. To try the program now: --dataset hdm05"
     ),
 )  # fmt: skip
 
@@ -96,7 +97,10 @@ HDM05 = DatasetInfo(
     cameras=lambda subject: h36m_cameras("S9"),
     trials=1,
     excluded=(),
-    advice="it comes with the program: 'git checkout dataset' restores it",
+    advice=(
+        "it comes with its 3D joints, for --keypoints gt and --keypoints noisy; "
+        "'git checkout dataset' restores them"
+    ),
 )  # fmt: skip
 
 # The test set of MPI-INF-3DHP: each subject was recorded in one scene, which is the "action" here.
