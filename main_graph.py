@@ -26,10 +26,10 @@ from common.errors import UserError, run_script
 from common.losses import pose_loss, symmetry_loss
 from common.metrics import mpjpe
 from common.published import ModelFiles, load_model_folder
-from common.report import describe_data
+from common.report import describe_data, format_root_errors
 from common.skeleton import SKELETONS, Skeleton
-from common.workflow import load_data, open_run, report_checkpoint, report_root, train
-from data.pose_dataset import PoseBatch, PoseLoader
+from common.workflow import load_data, open_run, report_checkpoint, root_errors, train
+from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
 from models.build import build_model, count_parameters
 from models.modulated_gcn import ModulatedGCN
 from models.pose_refine import PoseRefine
@@ -63,12 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "root_depth": lifter.describe_root_depth(),
     }
     if testing:
-        readings = {"xyz": replace(trainer, predict=lifter.predict_xyz)}
-        if lifter.post_refine:
-            readings["post"] = replace(trainer, predict=lifter.predict_post)
-        report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
-        if args.show_root:
-            report_root(readings["xyz"], test_set)
+        report_weights(args, lifter, trainer, test_set, path, checkpoint, header)
         return
     description = {
         "model": arguments,
@@ -80,6 +75,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = model_files(args, lifter, run) if args.save_model else None
     loader = PoseLoader(train_set[0], args.batch_size, args.seed, flips=args.data_augmentation)
     train(trainer, run, loader, test_set, args.epochs, header, args.results, files)
+
+
+def report_weights(
+    args: argparse.Namespace,
+    lifter: "Lifter",
+    trainer: Trainer,
+    test_set: PoseDataset,
+    path: str,
+    checkpoint: dict[str, Any],
+    header: dict[str, Any],
+) -> None:
+    """The table of the network's pose and, if there is refinement, of the refined one."""
+    readings = {"xyz": replace(trainer, predict=lifter.predict_xyz)}
+    if lifter.post_refine:
+        readings["post"] = replace(trainer, predict=lifter.predict_post)
+    if args.show_root:
+        header["root_position_error_mm"] = root_errors(readings["xyz"], test_set)
+        print(format_root_errors(header["root_position_error_mm"]))
+    report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
 
 
 def load_source(args: argparse.Namespace) -> tuple[str | None, dict[str, Any] | None]:

@@ -68,6 +68,15 @@ def with_remark(note: str, header: dict[str, Any]) -> str:
     return f"{note}\n{remark}." if remark else note
 
 
+def format_root_errors(errors: dict[str, dict[str, float]]) -> str:
+    """The lines of ``common.workflow.root_errors``."""
+    return "\n".join(
+        f"root position error in mm, {kind.replace('_', ' ')}: {error['distance']:.1f} "
+        f"(x {error['x']:.1f}, y {error['y']:.1f}, z {error['z']:.1f})"
+        for kind, error in errors.items()
+    )
+
+
 def warn_of_missing(dataset: PoseDataset) -> None:
     """Say which sequences of the protocol the files do not have: results do not compare then."""
     if dataset.missing:
