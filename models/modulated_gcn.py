@@ -79,6 +79,9 @@ class _Block(nn.Module):
     ) -> None:
         super().__init__()
         self.gconv = ModulatedGraphConv(in_dim, out_dim, adj, modulation_init)
+        # Batch normalisation takes the mean out again, so this bias has no gradient but rounding.
+        # Adam would scale that up to whole steps, which the running mean cannot follow.
+        self.gconv.bias.requires_grad_(False)
         self.bn = nn.BatchNorm1d(out_dim)
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 

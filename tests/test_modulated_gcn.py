@@ -145,6 +145,21 @@ def test_network_agrees_with_a_transcription(training):
     assert torch.allclose(model(x), conv(y, "gconv_output"), atol=1e-4)
 
 
+def test_biases_before_batch_normalisation_are_not_trained():
+    """They change nothing in training; Adam would blow the rounding of their gradient up, and
+    running means lag behind: the network would be tested with another bias than its own."""
+    model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1, "dropout": 0.0})
+    biases = [n for n, p in model.named_parameters() if n.endswith("gconv.bias")]
+    assert len(biases) == 3
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(biases)
+    x = torch.randn(4, 16, 2)
+    before = model.train()(x)
+    with torch.no_grad():
+        for name in biases:
+            model.get_parameter(name).add_(torch.randn(8))
+    assert torch.allclose(model(x), before, atol=1e-5)
+
+
 def conv1x1(conv: nn.Conv2d, joint: torch.Tensor) -> torch.Tensor:
     y = conv.weight[:, :, 0, 0] @ joint
     return y if conv.bias is None else y + conv.bias
