@@ -101,15 +101,18 @@ def check_zip_member(archive: Path, info: zipfile.ZipInfo) -> None:
         raise _bomb(where, info.file_size)
 
 
-def read_h5(content: bytes, name: str, where: str) -> np.ndarray:
+def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarray:
     """The values of the dataset ``name`` of a HDF5 file, e.g. MATLAB's v7.3.
 
     The dataset must lie in the file itself: soft and external links, virtual datasets and external
     storage are not followed. A cell that MATLAB wrote, one reference to the values, gives these.
 
+    Args:
+        kinds: the kinds of numbers (``numpy.dtype.kind``) that are expected.
+
     Raises:
         UserError: h5py is not installed, the file is damaged, has no such dataset, or it holds
-            something else than floating-point numbers, or more of them than a sequence has.
+            something else than these numbers, or more of them than a sequence has.
     """
     h5py = require("h5py")
     with reading(where), h5py.File(io.BytesIO(content), "r") as file:
@@ -119,9 +122,11 @@ def read_h5(content: bytes, name: str, where: str) -> np.ndarray:
         dataset = file[name]
         if h5py.check_ref_dtype(dataset.dtype) is h5py.Reference and dataset.shape == (1, 1):
             dataset = file[dataset[0, 0]]
+        if not isinstance(dataset, h5py.Dataset):
+            raise UserError(f"{where}: {name} is not an array of numbers")
         values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
-        if dataset.dtype.kind != "f" or values * dataset.dtype.itemsize > MAX_MEMBER:
-            raise UserError(f"{where}: {name} holds no poses but {dataset.shape} {dataset.dtype}")
+        if dataset.dtype.kind not in kinds or values * dataset.dtype.itemsize > MAX_MEMBER:
+            raise UserError(f"{where}: {name} holds no poses but {dataset.dtype} {dataset.shape}")
         # HDF5 2.0 even crashes where a file in memory has a virtual dataset of another file.
         if dataset.is_virtual or dataset.external:
             raise UserError(f"{where}: {name} lies in other files, which are not followed")

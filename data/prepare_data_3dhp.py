@@ -11,11 +11,9 @@ the frames marked as valid, and writes into ``dataset/``
 """
 
 import argparse
-import io
+import re
 import sys
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -23,8 +21,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
-from common.extras import require
 from common.skeleton import H36M_17
+from data.archive import read_h5, read_members
 from data.datasets import MPI_INF_3DHP, SCENES_3DHP
 from data.npz_io import save_object_arrays
 
@@ -36,70 +34,29 @@ JOINTS = (14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
 FRAMES = {"TS1": 603, "TS2": 540, "TS3": 505, "TS4": 553, "TS5": 276, "TS6": 452}
 # "univ" is scaled to one height for all people, what the official evaluation compares with.
 ANNOTATIONS = {"univ": "univ_annot3", "camera": "annot3"}
-_FILE = "annot_data.mat"
+_FILE = re.compile(rf"(?:^|/)(?P<subject>{'|'.join(SCENES_3DHP)})/annot_data\.mat$")
 _DATASET = Path(__file__).resolve().parents[1] / "dataset"
-# An official file has some 10 MB; these bounds stop what only looks like one.
-_MAX_FILE_BYTES = 256 << 20
-_MAX_ARRAY_BYTES = 64 << 20
 
 
 def read_files(source: Path) -> dict[str, bytes]:
-    """The annotation file of each test subject, from a folder or a zip archive.
+    """The annotation file of each test subject, from a folder or an archive.
 
     Raises:
         UserError: the source is missing or damaged, or lacks a subject.
     """
-    if source.is_dir():
-        files = _files_of_folder(source)
-    elif source.is_file():
-        files = _files_of_zip(source)
-    else:
+    if not source.exists():
         raise UserError(f"{source} is not there: {MPI_INF_3DHP.advice}")
-    if absent := [f"{subject}/{_FILE}" for subject in SCENES_3DHP if subject not in files]:
+    files: dict[str, bytes] = {}
+    for match, where, content in read_members(source, _FILE):
+        if match["subject"] in files:
+            raise UserError(f"{where} is a second file of {match['subject']}: give one test set")
+        files[match["subject"]] = content
+    if absent := [subject for subject in SCENES_3DHP if subject not in files]:
         raise UserError(
-            f"{source} has no {', '.join(absent)}: give the folder or zip of the official test set"
+            f"{source} has no annot_data.mat of {', '.join(absent)}: give the folder or the zip "
+            "of the official test set"
         )
     return files
-
-
-def _files_of_folder(source: Path) -> dict[str, bytes]:
-    """Looks in the folder itself and in mpi_inf_3dhp_test_set/ below it."""
-    files = {}
-    for subject in SCENES_3DHP:
-        for folder in (source, source / "mpi_inf_3dhp_test_set"):
-            path = folder / subject / _FILE
-            if path.is_file():
-                _check_size(path.stat().st_size, str(path))
-                files[subject] = path.read_bytes()
-                break
-    return files
-
-
-def _files_of_zip(source: Path) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    try:
-        with zipfile.ZipFile(source) as archive:
-            for member in archive.infolist():
-                *_, subject, name = ("", "", *PurePosixPath(member.filename).parts)
-                if name != _FILE or subject not in SCENES_3DHP:
-                    continue
-                if subject in files:
-                    raise UserError(f"{source} holds {subject}/{_FILE} twice")
-                _check_size(member.file_size, f"{source}, {member.filename}")
-                files[subject] = archive.read(member)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive can make zipfile raise anything
-        raise UserError(
-            f"{source} is not a whole zip archive ({type(error).__name__}: {error}): "
-            "download it again"
-        ) from error
-    return files
-
-
-def _check_size(size: int, where: str) -> None:
-    if size > _MAX_FILE_BYTES:
-        raise UserError(f"{where} has {size:,} bytes, far more than an official annotation file")
 
 
 def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -117,19 +74,9 @@ def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarr
         UserError: not such a file, damaged, an array missing or of another shape, no valid
             frames, values that are not finite; also h5py is not installed.
     """
-    h5py = require("h5py")
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            valid = _array(file, "valid_frame", where, (None, 1))[:, 0] != 0
-            joints = _array(file, ANNOTATIONS[annotation], where, (len(valid), 1, 17, 3))
-            pixels = _array(file, "annot2", where, (len(valid), 1, 17, 2))
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file can make the reader raise anything
-        raise UserError(
-            f"{where} is not a whole MATLAB v7.3 file ({type(error).__name__}: "
-            f"{str(error)[:80]}): get the official test set again"
-        ) from error
+    valid = _array(content, "valid_frame", where, (None, 1))[:, 0] != 0
+    joints = _array(content, ANNOTATIONS[annotation], where, (len(valid), 1, 17, 3))
+    pixels = _array(content, "annot2", where, (len(valid), 1, 17, 2))
     if not valid.any():
         raise UserError(f"{where} marks no frame as valid: get the official test set again")
     joints, pixels = joints[valid, 0][:, JOINTS], pixels[valid, 0][:, JOINTS]
@@ -138,29 +85,13 @@ def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarr
     return (joints / 1000).astype(np.float32), pixels.astype(np.float32)
 
 
-def _array(file: Any, name: str, where: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Read one array as float64, after a look at what it claims to be.
-
-    Links and arrays whose content lies elsewhere are refused: they make HDF5 open other files.
-    """
-    h5py = require("h5py")
-    links = file.id.links  # unlike "name in file", these follow nothing
-    if not links.exists(name.encode()):
-        raise UserError(f"{where} has no array {name!r}: it is not of the official test set")
-    if links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise UserError(f"{where}: {name!r} is a link to elsewhere, which is not followed")
-    data = file[name]
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiub":
-        raise UserError(f"{where}: {name!r} is not an array of numbers")
-    if data.external or data.is_virtual:
-        raise UserError(f"{where}: {name!r} keeps its content in other files, which are not opened")
-    fits = len(data.shape) == len(shape) and all(
-        expected in (None, size) for size, expected in zip(data.shape, shape, strict=True)
-    )
-    if not fits or data.nbytes > _MAX_ARRAY_BYTES:
-        expected = tuple("frames" if size is None else size for size in shape)
-        raise UserError(f"{where}: {name!r} has shape {data.shape}, {expected} expected")
-    return data[()].astype(np.float64)
+def _array(content: bytes, name: str, where: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Read one array, of a shape whose None may be any number of frames."""
+    array = read_h5(content, name, where, kinds="fiub")
+    expected = (len(array), *shape[1:]) if shape[0] is None and array.ndim else shape
+    if array.shape != expected:
+        raise UserError(f"{where}: {name!r} has shape {array.shape}, {shape} expected")
+    return array
 
 
 def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, dict]]:
@@ -174,7 +105,7 @@ def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, d
     positions, pixels = {}, {}
     for subject, content in tqdm(sorted(read_files(source).items()), unit="file", disable=None):
         scene = SCENES_3DHP[subject]
-        points, image = read_sequence(content, f"{source}, {subject}/{_FILE}", annotation)
+        points, image = read_sequence(content, f"{source}, {subject}", annotation)
         positions[subject], pixels[subject] = {scene: points}, {scene: [image]}
         if len(points) != FRAMES[subject]:
             print(

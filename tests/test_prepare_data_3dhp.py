@@ -15,6 +15,7 @@ from common.camera import project
 from common.errors import UserError
 from common.metrics import auc, pck, scored_joints
 from common.skeleton import H36M_16, H36M_17
+from data import archive as archive_module
 from data import prepare_data_3dhp as prepare
 from data.datasets import MPI_INF_3DHP, SCENES_3DHP
 from data.npz_io import load_object_array
@@ -200,11 +201,11 @@ NOT_FINITE[0, 0, 3, 1] = np.nan
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("valid_frame", None, "no array 'valid_frame'"),
-        ("univ_annot3", None, "no array 'univ_annot3'"),
+        ("valid_frame", None, "no dataset 'valid_frame'"),
+        ("univ_annot3", None, "no dataset 'univ_annot3'"),
         ("annot2", SOUND["annot2"][:, :, :16], "has shape"),
         ("annot2", SOUND["annot2"][:-1], "has shape"),
-        ("univ_annot3", SOUND["annot3"].astype("S8"), "not an array of numbers"),
+        ("univ_annot3", SOUND["annot3"].astype("S8"), "holds no poses"),
         ("valid_frame", np.zeros((9, 1)), "no frame as valid"),
         ("annot2", NOT_FINITE, "not numbers"),
     ],
@@ -219,13 +220,13 @@ def test_wrong_arrays_are_refused(source, name, value, message):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("soft", "'annot2' is a link"),
-        ("external", "'annot2' is a link"),
-        ("dangling", "'annot2' is a link"),
-        ("external data", "'annot2' keeps its content in other files"),
-        ("virtual", "'annot2' keeps its content in other files"),
-        ("huge", "'valid_frame' has shape"),
-        ("group", "'annot2' is not an array of numbers"),
+        ("soft", "no dataset 'annot2' of its own"),
+        ("external", "no dataset 'annot2' of its own"),
+        ("dangling", "no dataset 'annot2' of its own"),
+        ("external data", "annot2 lies in other files"),
+        ("virtual", "annot2 lies in other files"),
+        ("huge", "valid_frame holds no poses"),
+        ("group", "annot2 is not an array of numbers"),
     ],
 )
 def test_links_and_bombs_are_refused(source, tmp_path, kind, message):
@@ -254,7 +255,7 @@ def test_links_and_bombs_are_refused(source, tmp_path, kind, message):
             file.create_dataset("valid_frame", (10**10, 1), "f8", chunks=(10**6, 1))
         else:
             file.create_group("annot2")
-    with pytest.raises(UserError, match=f"TS2/annot_data.mat: {message}"):
+    with pytest.raises(UserError, match=f"TS2.* {message}"):
         prepare.convert(source, "univ")
 
 
@@ -267,7 +268,7 @@ def test_damaged_sources_leave_nothing(source, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="TS6"):
             run(monkeypatch, source, "--output_dir", output)
     path.unlink()
-    with pytest.raises(UserError, match=r"has no TS6/annot_data\.mat"):
+    with pytest.raises(UserError, match=r"has no annot_data\.mat of TS6"):
         run(monkeypatch, source, "--output_dir", output)
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 and no more")
     for missing in ("broken.zip", "nowhere"):
@@ -280,7 +281,7 @@ def test_oversized_members_are_not_read(source, tmp_path, monkeypatch):
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("TS1/annot_data.mat", bytes(10**6))
-    monkeypatch.setattr(prepare, "_MAX_FILE_BYTES", 10**5)
+    monkeypatch.setattr(archive_module, "MAX_MEMBER", 10**5)
     with pytest.raises(UserError, match="1,000,000 bytes"):
         prepare.read_files(archive)
 
@@ -290,7 +291,7 @@ def test_a_subject_twice_is_refused(source, tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         for folder in "ab":
             file.write(source / "TS1" / "annot_data.mat", f"{folder}/TS1/annot_data.mat")
-    with pytest.raises(UserError, match=r"TS1/annot_data\.mat twice"):
+    with pytest.raises(UserError, match="second file of TS1"):
         prepare.read_files(archive)
 
 
