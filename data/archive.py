@@ -120,7 +120,7 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
             found = ", ".join(file) or "nothing"
             raise UserError(f"{where} has no dataset {name!r} of its own (it has: {found})")
         dataset = file[name]
-        if h5py.check_ref_dtype(dataset.dtype) is h5py.Reference and dataset.shape == (1, 1):
+        if _is_cell(dataset):
             dataset = file[dataset[0, 0]]
         if not isinstance(dataset, h5py.Dataset):
             raise UserError(f"{where}: {name} is not an array of numbers")
@@ -131,6 +131,15 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
         if dataset.is_virtual or dataset.external:
             raise UserError(f"{where}: {name} lies in other files, which are not followed")
         return dataset[()]
+
+
+def _is_cell(dataset: Any) -> bool:
+    h5py = require("h5py")
+    return (
+        isinstance(dataset, h5py.Dataset)
+        and h5py.check_ref_dtype(dataset.dtype) is h5py.Reference
+        and dataset.shape == (1, 1)
+    )
 
 
 @dataclass(frozen=True)
