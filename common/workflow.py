@@ -44,8 +44,10 @@ def load_data(
     splits = [info.subjects_train] * with_training + [info.subjects_test]
     folder = Path(dataset_dir) if dataset_dir else ROOT / "dataset"
     datasets = load_pose_datasets(info, folder, splits, **options)
-    for dataset, use in zip(datasets, ["training", "test"][-len(datasets) :], strict=True):
-        print(f"{use}: {len(dataset):,} poses of {', '.join(dataset.subjects)}")
+    whole = options.get("actions") is None and options.get("downsample", 1) == 1
+    for dataset, split in zip(datasets, ["train", "test"][-len(datasets) :], strict=True):
+        verdict = f", {info.against_protocol(split, len(dataset))}" if whole else ""
+        print(f"{split}: {len(dataset):,} poses of {', '.join(dataset.subjects)}{verdict}")
         report.warn_of_missing(dataset)
     return [dataset.to(device) for dataset in datasets]
 

@@ -3,8 +3,8 @@
 To add one, describe it here and put ``data_3d_<name>.npz`` into ``dataset/``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -25,6 +25,7 @@ class DatasetInfo:
         advice: how to get the files, for the message when they are not there.
         metrics: of its table, names in ``common.metrics.METRICS``.
         mean_over: the figure in all is the mean over "actions" or over "frames".
+        poses: how many the whole split has, over all cameras, to check files against.
     """
 
     name: str
@@ -37,6 +38,12 @@ class DatasetInfo:
     advice: str
     metrics: tuple[str, ...] = ("mpjpe_mm", "p_mpjpe_mm")
     mean_over: str = "actions"
+    poses: Mapping[str, int] = field(default_factory=dict)
+
+    def against_protocol(self, split: str, found: int) -> str:
+        """Say whether so many poses are what the protocol's "train" or "test" split has."""
+        expected = self.poses.get(split, found)
+        return "as expected" if found == expected else f"NOT the expected {expected:,}"
 
     def file_3d(self) -> str:
         return f"data_3d_{self.name}.npz"
@@ -82,6 +89,7 @@ H36M = DatasetInfo(
         "with 'python data/download.py labels cpn'; 'python data/download.py --check' says what "
         "each experiment needs, DATASETS.md explains. To try the program now: --dataset hdm05"
     ),
+    poses={"train": 1_559_752, "test": 543_344},
 )  # fmt: skip
 
 # Real motion capture that may be shared, seen by virtual cameras: Human3.6M's intrinsics, placed
@@ -101,6 +109,7 @@ HDM05 = DatasetInfo(
         "it comes with its 3D joints, for --keypoints gt and --keypoints noisy; "
         "'git checkout dataset' restores them"
     ),
+    poses={"train": 45_368, "test": 26_436},
 )  # fmt: skip
 
 # The test set of MPI-INF-3DHP: each subject was recorded in one scene, which is the "action" here.
@@ -151,6 +160,7 @@ MPI_INF_3DHP = DatasetInfo(
     ),
     metrics=("mpjpe_mm", "p_mpjpe_mm", "pck_percent", "auc_percent"),
     mean_over="frames",
+    poses={"test": 2_929},
 )
 
 DATASETS = {info.name: info for info in (H36M, HDM05, MPI_INF_3DHP)}

@@ -174,7 +174,7 @@ def test_frames_are_reported_beside_the_published_ones(convert, archive, capsys)
     frames = {who: sum(map(len, clips.values())) for who, clips in mini.expected().items()}
     assert f"S11: 29 sequences, {frames['S11']:,} frames" in printed
     test = 4 * (frames["S9"] + frames["S11"])
-    assert f"test: {test:,} frames over the cameras, NOT the published 543,344" in printed
+    assert f"test: {test:,} frames over the cameras, NOT the expected 543,344" in printed
 
 
 def test_outputs_are_replaced_only_by_force(convert, archive, tmp_path):
