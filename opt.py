@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from common.errors import UserError
 from common.skeleton import SKELETONS
 from data.datasets import DATASETS
 
@@ -35,10 +36,10 @@ _IGNORED_GRAPH = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the flags in one line, with exit status 2."""
+    """Says what is wrong with the flags in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def parse_gcn(

@@ -18,7 +18,7 @@ from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import UserError
 from common.files import atomic_write
 
-LAST, BEST = "ckpt_last.pth.tar", "ckpt_best.pth.tar"
+LAST, BEST, RESULTS = "ckpt_last.pth.tar", "ckpt_best.pth.tar", "results.json"
 CHOSEN_BY = {
     LAST: "last epoch (no choice on test subjects)",
     BEST: "lowest MPJPE on the test subjects",

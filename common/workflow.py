@@ -11,7 +11,7 @@ from common.camera import remove_distortion, solve_translation
 from common.engine import Trainer, evaluate, fit, predict, restore_training_state
 from common.errors import UserError
 from common.published import ModelFiles
-from common.run import Run, write_json
+from common.run import RESULTS, Run, write_json
 from common.visualize import save_curves, save_poses
 from data.datasets import DATASETS
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
@@ -120,11 +120,18 @@ def open_run(
     new = (parent, options["name"], description, options["snapshot"])
     if checkpoint is None:
         return Run.create(*new)
-    if options["epochs"] <= checkpoint.get("epoch", 0):
+    left = options["epochs"] - checkpoint.get("epoch", 0)
+    if left < 0 or (left == 0 and not _lacks_report(Path(path).parent, checkpoint)):
         raise UserError(f"{path} is at epoch {checkpoint['epoch']}: give --epochs a larger number")
     restore_training_state(trainer, path, checkpoint)
     _say_changes(checkpoint.get("options", {}), description["options"])
     return Run.resume(Path(path), checkpoint, *new)
+
+
+def _lacks_report(folder: Path, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run was cut off between its last epoch and its results."""
+    is_run = bool(checkpoint.get("history")) and (folder / "options.json").is_file()
+    return is_run and not (folder / RESULTS).exists()
 
 
 def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -165,7 +172,7 @@ def train(
     print(report.format_table(titles, report.with_remark(note, header)))
     trained_on = {"trained_on": header["dataset"], "seconds": run.seconds()}
     content = {**header, **trained_on, "results": results}
-    for path in [run.folder / "results.json", *([Path(results_file)] if results_file else [])]:
+    for path in [run.folder / RESULTS, *([Path(results_file)] if results_file else [])]:
         write_json(path, content)
     save_curves(run.folder / "curves.png", run.history, run.best["epoch"])
     _save_poses(run.folder / "poses.png", trainer, test_set)

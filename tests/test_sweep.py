@@ -1,0 +1,259 @@
+"""Sweeps: most with a stand-in for the training script, which starts in no time."""
+
+import csv
+import fcntl
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import main_gcn
+from common.run import LAST, RESULTS
+from tests.conftest import ROOT
+from tools import sweep
+
+# Leaves what the script leaves. --lr 9 fails, --lr 8 dies, --lr 7 is cut off after an epoch unless
+# it is resumed, --lr 6 never ends.
+STAND_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+argv = [part for word in sys.argv[1:] for part in word.split("=", 1)]
+flag = lambda name, default=None: argv[argv.index(name) + 1] if name in argv else default
+folder = Path(flag("--checkpoint"), flag("--name"))
+with (folder.parent / "calls").open("a") as calls:
+    calls.write(" ".join([*sys.argv[1:], os.environ["OMP_NUM_THREADS"]]) + "\\n")
+assert "--resume" in argv or not folder.exists(), "the folder exists"
+folder.mkdir(exist_ok=True)
+lr = flag("--lr", "1")
+if lr == "9":
+    sys.exit("warning: first\\nerror: the loss is no longer finite")
+if lr == "8":
+    os.kill(os.getpid(), signal.SIGKILL)
+if lr == "7" and "--resume" not in argv:
+    (folder / "ckpt_last.pth.tar").touch()
+    sys.exit("cut off")
+if lr == "6":
+    try:
+        (folder / "started").touch()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (folder / "ended").touch()
+        sys.exit(130)
+error = 40 + int(flag("--hid_dim", "128")) / 64 + int(flag("--seed")) ** 2
+last = {"epoch": int(flag("--epochs", "50")), "mpjpe_mm": error, "p_mpjpe_mm": error / 2}
+best = {**last, "mpjpe_mm": 1.0, "p_mpjpe_mm": 1.0}
+results = {"root_depth": "with true depth", "results": {"last": last, "best": best}}
+(folder / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "main_gcn.py").write_text(STAND_IN)
+    (tmp_path / "main_graph.py").write_text(STAND_IN)
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def run(call, tmp_path, out):
+    def run(spec, *flags):
+        path = tmp_path / "spec.json"
+        path.write_text(spec if isinstance(spec, str) else json.dumps(spec))
+        return call(sweep.main, path, "--out", out, *flags)
+
+    return run
+
+
+def calls(out: Path) -> list[str]:
+    path = out / "calls"
+    found = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "table.csv").open(newline="", encoding="utf-8") as stream:
+        return {row["row"]: row for row in csv.DictReader(stream)}
+
+
+def test_rows_times_seeds_in_one_table_of_the_last_epoch(run, out):
+    spec = {"flags": {"epochs": 3}, "rows": {"base": {}, "wide": {"hid_dim": 256}}}
+    status, printed, err = run(spec, "--seeds", "0,1,3", "--jobs", 2)
+    assert (status, err) == (0, "")
+    for name, base in (("base", 42), ("wide", 44)):
+        errors = [base + seed**2 for seed in (0, 1, 3)]
+        row = table(out)[name]
+        assert row["n"] == row["seeds"] == "3"
+        assert float(row["mpjpe_mm"]) == pytest.approx(sum(errors) / 3)
+        spread = (sum((e - sum(errors) / 3) ** 2 for e in errors) / 2) ** 0.5
+        assert float(row["mpjpe_mm_spread"]) == pytest.approx(spread)
+        assert float(row["p_mpjpe_mm"]) == pytest.approx(sum(errors) / 6)
+        assert all((out / run / RESULTS).is_file() for run in row["runs"].split())
+    text = (out / "table.md").read_text()
+    assert f"| base | 3 | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
+    assert text in printed and "with true depth." in text and "no choice on test" in text
+    cores = len(os.sched_getaffinity(0))
+    assert all(line.endswith(f" {max(1, cores // 2)}") for line in calls(out))
+
+
+def test_what_is_finished_is_not_run_again_however_it_is_written(run, out):
+    rows = {"base": {}, "wide": {"hid_dim": 256}}
+    assert run({"rows": rows, "seeds": [0, 1]})[0] == 0
+    assert len(calls(out)) == 4
+    before = (out / "table.md").read_text()
+    status, printed, _ = run({"rows": rows, "seeds": [0, 1]})
+    assert status == 0 and "4 of them finished before" in printed and calls(out) == []
+    assert (out / "table.md").read_text() == before
+    # other names, an alias, a default spelled out, a seed more: only the last is new
+    rows = {"a": {"learning_rate": 0.001}, "b": {"hid_dim": 256}, "c": {"lr": 1e-3}}
+    assert run({"rows": rows, "seeds": [0, 1, 2]})[0] == 0
+    assert ["--seed=2" in line for line in calls(out)] == [True, True]
+    assert table(out)["a"]["runs"] == table(out)["c"]["runs"]
+    # results of another goal, or not whole, do not count
+    assert run({"rows": {"a": {"epochs": 51}}})[0] == 0
+    assert len(calls(out)) == 1
+    folder = out / table(out)["a"]["runs"]
+    (folder / RESULTS).write_text((folder / RESULTS).read_text()[:40])
+    assert run({"rows": {"a": {"epochs": 51}}}, "--gather-only")[0] == 0
+    assert table(out)["a"]["n"] == "0" and table(out)["a"]["mpjpe_mm"] == ""
+    assert run({"rows": {"a": {"epochs": 51}}})[0] == 0
+    assert len(calls(out)) == 1 and table(out)["a"]["n"] == "1"
+
+
+def test_a_grid_combines_values_and_types_become_flags(run, out):
+    spec = {
+        "flags": {"actions": "squat,sneak", "max_norm": None, "dropout": 0.5},
+        "grid": {"hid_dim": [64, 128], "non_local": [True, False], "dropout": [None, 0.25]},
+    }
+    assert run(spec)[0] == 0
+    assert len(table(out)) == 8 and "hid_dim 64, non_local True, dropout 0.25" in table(out)
+    found = calls(out)
+    assert all(line.startswith("--actions=squat,sneak ") for line in found)
+    assert sum("--non_local" in line.split() for line in found) == 4
+    assert sum("--no-non_local" in line.split() for line in found) == 4
+    assert sum("--dropout=0.25" in line for line in found) == 4
+    assert sum("dropout" in line for line in found) == 4
+
+
+def test_main_graph_trains(run, out):
+    assert run({"script": "main_graph.py", "rows": {"a": {"epochs": 2}}})[0] == 0
+    assert calls(out)[0].startswith("--pro_train=1 --epochs=2 --seed=0 ")
+
+
+def test_failures_are_reported_and_do_not_stop_the_others(run, out):
+    spec = {"rows": {"bad": {"lr": 9}, "dead": {"lr": 8}, "cut": {"lr": 7}, "good": {}}}
+    status, printed, err = run(spec)
+    assert status == 2 and err.count("\n") == 1
+    assert "bad, seed 0: FAILED: the loss is no longer finite\n" in printed
+    assert "dead, seed 0: FAILED: ended by SIGKILL" in printed
+    assert "bad, seed 0; dead, seed 0; cut, seed 0" in err and "tries them again" in err
+    assert table(out)["good"]["n"] == "1" and table(out)["bad"]["n"] == "0"
+    assert "| bad | 0 of 1 | - | - |" in (out / "table.md").read_text()
+    calls(out)
+    # The one that got past an epoch is resumed, the others start over, the good one rests.
+    status, printed, err = run(spec)
+    assert status == 2 and "cut, seed 0: MPJPE 42.00 mm, P-MPJPE 21.00 mm" in printed
+    again = calls(out)
+    assert len(again) == 3
+    assert [f"--resume {out}" in line for line in again] == ["--lr=7" in line for line in again]
+    assert "bad, seed 0; dead, seed 0 (logs" in err
+
+
+def test_devices_are_shared_out(run, out):
+    assert run({"rows": {"a": {}}, "seeds": [0, 1, 2, 3]}, "--devices", "cuda:0,cuda:1")[0] == 0
+    devices = [line.split("--device ")[1].split()[0] for line in calls(out)]
+    assert len(devices) == 4 and set(devices) == {"cuda:0", "cuda:1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_runs_and_the_sweep(out, tmp_path, number):
+    (tmp_path / "spec.json").write_text(json.dumps({"rows": {"a": {"lr": 6}}, "seeds": [0, 1]}))
+    program = (
+        "import sys; from pathlib import Path; from tools import sweep; "
+        "sweep.ROOT = Path(sys.argv.pop(1)); sweep.run_script(sweep.main)"
+    )
+    command = [sys.executable, "-c", program, tmp_path, tmp_path / "spec.json"]
+    process = subprocess.Popen(
+        [*command, "--out", out, "--jobs", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("*/started"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err == "stopped by the user\n"
+    assert len(list(out.glob("*/ended"))) == 2
+
+
+@pytest.fixture
+def refused(run, out):
+    def refused(spec, *flags) -> str:
+        status, _, err = run(spec, *flags)
+        assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
+        assert calls(out) == [] and not (out / "table.csv").exists()
+        return err
+
+    return refused
+
+
+def test_nothing_starts_with_a_wrong_spec(refused):
+    good = {"good": {}}
+    err = refused({"rows": {**good, "bad": {"hid_dims": 256}}})
+    assert "row 'bad'" in err and "--hid_dims=256" in err
+    assert "an even number" in refused({"rows": {**good, "bad": {"hid_dim": 3}}})
+    assert "--no-lr" in refused({"rows": {"bad": {"lr": False}}})
+    assert "without effect" in refused({"rows": {"bad": {"num_workers": 2}}})
+    for own in ("seed", "name", "c", "resume", "device", "results"):
+        assert "not for a sweep" in refused({"rows": {"bad": {f"{own}": 5}}}), own
+    assert "save_dir" in refused({"script": "main_graph.py", "rows": {"bad": {"save_dir": "x"}}})
+    assert "main_gcn.py, main_graph.py" in refused({"script": "rm", "rows": good})
+    assert "either" in refused({"rows": good, "grid": {"lr": [1]}}) and "either" in refused({})
+    assert "nothing to run" in refused({"rows": {}})
+    assert "lists of values" in refused({"grid": {"lr": 1}})
+    assert "seeds" in refused({"rows": good, "seeds": ["a"]})
+    assert "'row'" in refused({"row": good})
+    assert "no JSON" in refused("{")
+    assert "twice" in refused('{"rows": {"a": {}, "a": {"lr": 1}}}')
+    assert "flags expected" in refused({"rows": {"a": 1}})
+    assert "a text, a number" in refused({"rows": {"a": {"actions": ["squat"]}}})
+    assert "--jobs" in refused({"rows": good}, "--jobs", 0)
+    assert "0,1,2 expected" in refused({"rows": good}, "--seeds", "a")
+    assert "is not there" in refused({"rows": good}, "--gather-only")
+
+
+def test_two_sweeps_do_not_share_a_folder(refused, out):
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another sweep" in refused({"rows": {"a": {}}})
+
+
+def test_real_runs_and_one_that_lacks_only_its_report(call, tmp_path):
+    flags = {
+        "dataset": "hdm05", "actions": "throwBasketball", "downsample": 12, "hid_dim": 16,
+        "num_layers": 1, "epochs": 1,
+    }  # fmt: skip
+    (tmp_path / "spec.json").write_text(json.dumps({"flags": flags, "rows": {"a": {}}}))
+    command = (sweep.main, tmp_path / "spec.json", "--out", tmp_path)
+    status, printed, err = call(*command, "--devices", "cpu")
+    assert (status, err) == (0, ""), err
+    folder = tmp_path / table(tmp_path)["a"]["runs"]
+    content = json.loads((folder / RESULTS).read_text())
+    assert f"MPJPE {content['results']['last']['mpjpe_mm']:.2f} mm" in printed
+    # Cut off after the last epoch: resuming, as the sweep would, adds what is missing.
+    weights = (folder / LAST).read_bytes()
+    (folder / RESULTS).unlink()
+    resume = ("--resume", folder / LAST, "--device", "cpu")
+    assert call(main_gcn.main, *resume)[0] == 0
+    assert json.loads((folder / RESULTS).read_text()) == content
+    assert (folder / LAST).read_bytes() == weights
+    status, _, err = call(main_gcn.main, *resume)
+    assert status == 2 and "--epochs a larger number" in err

@@ -1,0 +1,409 @@
+#!/usr/bin/env python
+"""Many runs, one table: rows or a grid of flags, each trained with several seeds.
+
+    python tools/sweep.py SPEC --out DIR                       one run after the other
+    python tools/sweep.py SPEC --out DIR --jobs 4              four at a time, sharing the cores
+    python tools/sweep.py SPEC --out DIR --devices cuda:0,cuda:1
+    python tools/sweep.py SPEC --out DIR --gather-only         only the table, of what is finished
+
+SPEC is a JSON file; ``rows`` names sets of flags, or ``grid`` lists values of flags to combine:
+
+    {"script": "main_gcn.py", "flags": {"dataset": "hdm05", "epochs": 10}, "seeds": [0, 1, 2],
+     "rows": {"published": {}, "wide": {"hid_dim": 256}, "non-local": {"non_local": true}}}
+    {"flags": {"dataset": "hdm05"}, "grid": {"hid_dim": [64, 128], "num_layers": [2, 4]}}
+
+true is --flag, false is --no-flag, null takes a common flag out of a row.
+
+A run lies in DIR/<hash of script, settings and seed>, what it said in DIR/logs. The same command
+again skips what is finished and resumes what was cut off. DIR/table.csv and DIR/table.md give mean,
+sample standard deviation and number of runs of the last epoch: no choice on the test subjects.
+"""
+
+import argparse
+import csv
+import fcntl
+import hashlib
+import itertools
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import opt
+from common.errors import UserError, run_script
+from common.files import atomic_write
+from common.run import LAST, RESULTS
+
+ROOT = Path(__file__).resolve().parents[1]
+# How each script's flags are read, and what makes it train.
+_SCRIPTS = {
+    "main_gcn.py": (opt.parse_gcn, []),
+    "main_graph.py": (opt.parse_graph, ["--pro_train=1"]),
+}
+_KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list}
+# Flags that the sweep sets itself, or that would send all runs to one place.
+_OWN_FLAGS = (*opt.CALL_FLAGS, "seed", "save_dir")
+_METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
+_PATIENCE = 20.0  # seconds a run has to end after it was asked to
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the script's name, its flags (the seed included), and where it is to arrive.
+
+    Attributes:
+        id: of the run's folder; equal settings have equal ids, however they were written.
+        label: row and seed, for messages.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    epochs: int
+    id: str
+    label: str
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """Read a sweep's description, with every key present.
+
+    Raises:
+        UserError: it is missing, no JSON, or not of the form above.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError(f"a name twice among {', '.join(key for key, _ in pairs)}")
+        return found
+
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON this program reads: {error}") from error
+    if not isinstance(spec, dict):
+        raise UserError(f"{path}: an object expected, see tools/sweep.py --help")
+    for key, value in spec.items():
+        if key not in _KEYS or not isinstance(value, _KEYS[key]):
+            kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in _KEYS.items())
+            raise UserError(f"{path}: {key!r} is not one of {kinds}")
+    if ("rows" in spec) == ("grid" in spec):
+        raise UserError(f"{path}: give either 'rows' or 'grid'")
+    spec = {"script": "main_gcn.py", "flags": {}, "seeds": [0], **spec}
+    if not spec["seeds"] or any(type(seed) is not int for seed in spec["seeds"]):
+        raise UserError(f"{path}: whole numbers expected as seeds, [0, 1, 2]")
+    if spec["script"] not in _SCRIPTS:
+        raise UserError(f"{path}: script {spec['script']!r} is not one of {', '.join(_SCRIPTS)}")
+    return spec
+
+
+def plan(path: Path, spec: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[Job]]:
+    """The jobs of each row, one a seed, by the row's name.
+
+    Raises:
+        UserError: a flag that the script does not know, or a value that it does not take.
+    """
+    rows = spec["rows"] if "rows" in spec else _combinations(path, spec["grid"])
+    planned = {}
+    for name, flags in rows.items():
+        try:
+            if not isinstance(flags, dict):
+                raise UserError('flags expected, {"hid_dim": 256}')
+            planned[name] = _jobs(name, spec["script"], {**spec["flags"], **flags}, seeds)
+        except UserError as error:
+            raise UserError(f"{path}, row {name!r}: {error}") from error
+    if not planned:
+        raise UserError(f"{path} has no rows: nothing to run")
+    return planned
+
+
+def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every choice of one value a flag, by a name that tells them."""
+    if not all(isinstance(values, list) and values for values in grid.values()):
+        raise UserError(f'{path}: lists of values expected in the grid, {{"hid_dim": [64, 128]}}')
+    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return {", ".join(f"{key} {value}" for key, value in c.items()): c for c in choices}
+
+
+def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) -> list[Job]:
+    parse, fixed = _SCRIPTS[script]
+    arguments = [*fixed, *_as_arguments(flags)]
+    settings, defaults = parse(arguments), parse(fixed)
+    for key in _OWN_FLAGS:
+        if hasattr(settings, key) and getattr(settings, key) != getattr(defaults, key):
+            raise UserError(f"--{key} is not for a sweep's flags: see tools/sweep.py --help")
+    if message := opt.ignored(settings):
+        raise UserError(f"{message}: take it out")
+    jobs = []
+    for seed in dict.fromkeys(seeds):  # a seed given twice is no second run
+        seeded = (*arguments, f"--seed={seed}")
+        content = json.dumps([script, opt.settings(parse(seeded))], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        jobs.append(Job(script, seeded, settings.epochs, digest, f"{row}, seed {seed}"))
+    return jobs
+
+
+def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        elif isinstance(value, (int, float, str)):
+            yield f"--{name}={value}"
+        elif value is not None:
+            raise UserError(f"{name}: a text, a number, true, false or null expected")
+
+
+def read_results(out: Path, job: Job) -> dict[str, Any] | None:
+    """What a finished run left, ``results.json``; None if it is not there or not whole."""
+    try:
+        content = json.loads((out / job.id / RESULTS).read_text(encoding="utf-8"))
+        last = content["results"]["last"]
+        whole = last["epoch"] == job.epochs and all(math.isfinite(last[m]) for m in _METRICS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return content if whole else None
+
+
+def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> dict[str, str]:
+    """Run jobs, as many at a time as ``devices`` has entries (None: the script's own choice).
+
+    Gives {label: reason} of those that failed; the others go on. However this function is left,
+    no run is left behind.
+    """
+    waiting, free = deque(jobs), list(devices)
+    running: dict[subprocess.Popen, tuple[Job, str | None]] = {}
+    failed: dict[str, str] = {}
+    threads = max(1, _cores() // len(devices))
+    with tqdm(desc="runs", total=len(waiting), unit="run", disable=None) as bar:
+        try:
+            while waiting or running:
+                while waiting and free:
+                    job, device = waiting.popleft(), free.pop(0)
+                    running[_start(job, out, device, threads)] = job, device
+                time.sleep(0.05)
+                for process in [p for p in running if p.poll() is not None]:
+                    job, device = running.pop(process)
+                    free.append(device)
+                    bar.update()
+                    if reason := _why_failed(process, out, job):
+                        failed[job.label] = reason
+                    bar.write(_outcome(out, job, reason))
+        finally:
+            _stop(list(running))
+    return failed
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.Popen:
+    """Start a run, or go on with it where there is something to go on from."""
+    folder, logs = out / job.id, out / "logs"
+    arguments = [*job.arguments, "--checkpoint", str(out), "--name", job.id]
+    if device:
+        arguments += ["--device", device]
+    (folder / RESULTS).unlink(missing_ok=True)  # not whole, or this run would not be started
+    if (folder / LAST).is_file():
+        arguments += ["--resume", str(folder / LAST)]
+    elif folder.exists():  # cut off in its first epoch
+        shutil.rmtree(folder)
+    logs.mkdir(exist_ok=True)
+    count = str(threads)
+    with (
+        (logs / f"{job.id}.out").open("w", encoding="utf-8") as stdout,
+        (logs / f"{job.id}.err").open("w", encoding="utf-8") as stderr,
+    ):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / job.script), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
+            start_new_session=True,  # Ctrl-C is for the sweep, which then ends its runs itself
+        )
+
+
+def _why_failed(process: subprocess.Popen, out: Path, job: Job) -> str | None:
+    """The last line that a failed run wrote to stderr; None if it did not fail."""
+    if process.returncode == 0 and read_results(out, job):
+        return None
+    said = (out / "logs" / f"{job.id}.err").read_text(encoding="utf-8", errors="replace")
+    if lines := said.strip().splitlines():
+        return lines[-1].removeprefix("error: ")
+    if process.returncode < 0:
+        return f"ended by {signal.Signals(-process.returncode).name}"
+    return f"exit status {process.returncode}, without whole results and without a word"
+
+
+def _outcome(out: Path, job: Job, reason: str | None) -> str:
+    if reason:
+        return f"{job.label}: FAILED: {reason}"
+    last = read_results(out, job)["results"]["last"]
+    figures = ", ".join(f"{name} {last[key]:.2f} mm" for key, name in _METRICS.items())
+    return f"{job.label}: {figures}"
+
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """End runs as Ctrl-C would, so that no partial file is left; then without mercy."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + _PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a folder against a second sweep, and end as after Ctrl-C when asked to terminate."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {out}: {error.strerror}") from error
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another sweep is at work in {out}: wait, or give --out") from error
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
+    """Write table.csv and table.md of what is finished; gives the latter's text."""
+    table, remarks = [], set()
+    for name, jobs in rows.items():
+        found = [results for job in jobs if (results := read_results(out, job))]
+        remarks |= {remark for results in found for remark in _remarks(results)}
+        row: dict[str, Any] = {"row": name, "n": len(found), "seeds": len(jobs)}
+        for metric in _METRICS:
+            values = [results["results"]["last"][metric] for results in found]
+            row[metric] = statistics.mean(values) if values else None
+            row[f"{metric}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+        table.append(row | {"runs": " ".join(job.id for job in jobs)})
+    with (
+        atomic_write(out / "table.csv") as partial,
+        partial.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, fieldnames=list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    text = _markdown(table, spec, sorted(remarks))
+    with atomic_write(out / "table.md") as partial:
+        partial.write_text(text, encoding="utf-8")
+    return text
+
+
+def _remarks(results: dict[str, Any]) -> Iterator[str]:
+    """What a figure must not be read without."""
+    if results.get("root_depth"):
+        yield results["root_depth"]
+    if results.get("missing_sequences"):
+        yield f"sequences are missing: {'; '.join(results['missing_sequences'])}"
+
+
+def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[str]) -> str:
+    lines = [
+        "| row | n | " + " | ".join(f"{name}, mm" for name in _METRICS.values()) + " |",
+        "|---|---|" + "---|" * len(_METRICS),
+    ]
+    for row in table:
+        n = str(row["n"]) if row["n"] == row["seeds"] else f"{row['n']} of {row['seeds']}"
+        cells = [row["row"].replace("|", "\\|"), n]
+        for metric in _METRICS:
+            mean, spread = row[metric], row[f"{metric}_spread"]
+            shown = "-" if mean is None else f"{mean:.2f}"
+            cells.append(shown if spread is None else f"{shown} ± {spread:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    command = shlex.join([spec["script"], *_as_arguments(spec["flags"])])
+    lines += [
+        "",
+        "Last epoch (no choice on test subjects); mean ± sample standard deviation over n seeds; "
+        f"`{command}` and each row's flags.",
+        *(f"{remark}." for remark in remarks),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = opt.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="JSON file, see above")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (default: 1, or one a device)"
+    )
+    parser.add_argument(
+        "--devices", type=lambda text: text.split(","), metavar="LIST",
+        help="devices to share out, separated by commas (default: the script's own choice)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=_seeds, metavar="LIST", help="separated by commas (default: SPEC's, else 0)"
+    )
+    parser.add_argument(
+        "--gather-only", "--gather_only", action="store_true", help="run nothing, write the table"
+    )
+    args = parser.parse_args(argv)
+    if args.jobs is not None and args.jobs < 1:
+        parser.error("--jobs: a whole number from 1 expected")
+    return args
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"0,1,2 expected, not {text!r}") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    spec = read_spec(args.spec)
+    rows = plan(args.spec, spec, args.seeds or spec["seeds"])
+    failed: dict[str, str] = {}
+    if args.gather_only and not args.out.is_dir():
+        raise UserError(f"{args.out} is not there: run the sweep first")
+    if not args.gather_only:
+        devices = args.devices or [None]
+        slots = list(itertools.islice(itertools.cycle(devices), args.jobs or len(devices)))
+        with _alone(args.out):
+            jobs = {job.id: job for row in rows.values() for job in row}  # equal rows run once
+            open_jobs = [job for job in jobs.values() if not read_results(args.out, job)]
+            print(f"{len(jobs)} runs, {len(jobs) - len(open_jobs)} of them finished before")
+            failed = run_jobs(open_jobs, args.out, slots)
+    print(gather(rows, args.out, spec), end="")
+    if failed:
+        raise UserError(
+            f"failed: {'; '.join(failed)} (logs: {args.out / 'logs'}); "
+            "the same command tries them again"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)
