@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 import opt
 from common.camera import lift_again, remove_distortion, solve_translation
-from common.checkpoint import check_model, load_checkpoint, load_weights
+from common.checkpoint import check_model, load_weights
 from common.engine import Trainer, select_device, step_rate
 from common.errors import UserError, run_script
 from common.losses import pose_loss, symmetry_loss
 from common.metrics import mpjpe
-from common.published import ModelFiles, load_model_folder
+from common.published import ModelFiles, load_model_file, load_model_folder
 from common.report import describe_data, format_root_errors
 from common.skeleton import SKELETONS, Skeleton
 from common.workflow import load_data, open_run, report_checkpoint, root_errors, train
@@ -100,7 +100,7 @@ def load_source(args: argparse.Namespace) -> tuple[str | None, dict[str, Any] | 
     """The weights to test, to resume or to start from, and where they lie."""
     path = args.evaluate or args.resume
     if path and not Path(path).is_dir():
-        return path, load_checkpoint(path)
+        return path, load_model_file(path)
     if path or args.module_gcn_reload or not args.pro_train:
         path = path or args.previous_dir
         starting = args.pro_train and not args.evaluate

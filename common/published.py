@@ -7,6 +7,7 @@
 a bare state dict.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from common.errors import UserError
 from common.files import atomic_write
 
 _PREFIXES = {"state_dict": "model_module_gcn_", "post_refine": "model_post_refine_"}
+_NAME = re.compile(r"model_module_gcn_(?P<epoch>\d+)_eva_(?P<kind>xyz|post)_\d+\.pth")
 _FLAGS = {"state_dict": "--module_gcn_model", "post_refine": "--post_refine_model"}
 
 
@@ -46,6 +48,15 @@ class ModelFiles:
             if old not in paths.values():
                 old.unlink(missing_ok=True)
         self._written = list(paths.values())
+
+
+def load_model_file(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint; of a file with a published name, the name says epoch and choice."""
+    checkpoint = load_checkpoint(path)
+    if match := _NAME.fullmatch(Path(path).name):
+        choice = f"lowest MPJPE ({match['kind']}) on the test subjects, as its name says"
+        checkpoint = {"epoch": int(match["epoch"]), "chosen_by": choice} | checkpoint
+    return checkpoint
 
 
 def load_model_folder(
@@ -78,7 +89,7 @@ def load_model_folder(
         tail = refinement.name.removeprefix(_PREFIXES["post_refine"])
         networks = [p for p in networks if p.name.endswith(f"gcn_{tail}")] or networks
     path = _only(networks, "state_dict", folder)
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_model_file(path)
     if refinement:
         checkpoint["post_refine"] = check_state_dict(refinement, load_plain(refinement))
     return checkpoint

@@ -107,6 +107,7 @@ def test_every_form_of_checkpoint_gives_the_same_figures(graph, trained, tmp_pat
         for metric in ("mpjpe_mm", "p_mpjpe_mm"):
             assert abs(found[metric] - expected[metric]) < 1e-4
         assert "root depth" not in out
+        assert found["epoch"] == expected["epoch"] and "on the test subjects" in out
 
 
 @pytest.fixture
