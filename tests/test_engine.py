@@ -75,8 +75,9 @@ def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
         value = 0.9 * difference.square().mean() + 0.1 * difference.abs().mean()
         theirs.optimizer.zero_grad()
         value.backward()
-        norm = math.sqrt(sum(p.grad.square().sum().item() for p in network(theirs).parameters()))
-        for p in network(theirs).parameters():
+        trained = [p for p in network(theirs).parameters() if p.requires_grad]
+        norm = math.sqrt(sum(p.grad.square().sum().item() for p in trained))
+        for p in trained:
             p.grad *= min(1.0, 1.0 / (norm + 1e-6))
         theirs.optimizer.step()
         losses += [value.item()] * len(batch.index)
