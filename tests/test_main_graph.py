@@ -134,7 +134,7 @@ def test_refinement_is_trained_from_the_network_and_tested_with_either_depth(
     assert abs(found["gt"]["post"]["mpjpe_mm"] - second["mpjpe_mm"]) < 1e-4
     assert found["gt"]["xyz"] == found["estimate"]["xyz"]
     assert found["gt"]["post"]["mpjpe_mm"] != found["estimate"]["post"]["mpjpe_mm"]
-    assert "post" not in graph("--eva", refined, "--no-post_refine")
+    assert "root depth" not in graph("--eva", refined, "--no-post_refine")
     out = graph("--eva", refined, "--show_root", "--results", tmp_path / "r.json")
     errors = json.loads((tmp_path / "r.json").read_text())["root_position_error_mm"]
     assert f"distortion removed: {errors['distortion_removed']['distance']:.1f}" in out
