@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import opt
 from common.camera import lift_again, remove_distortion, solve_translation
 from common.checkpoint import check_model, load_checkpoint, load_weights
-from common.engine import Trainer, select_device, step_rate
+from common.engine import Trainer, accelerate, adam, select_device, step_rate
 from common.errors import UserError, run_script
 from common.losses import pose_loss, symmetry_loss
 from common.metrics import mpjpe
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = model_arguments(args)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
     trainer = build_trainer(lifter, args)
+    accelerate(trainer.networks.values(), device, args.compile, args.tf32)
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not testing, device=device
     )
@@ -211,9 +212,10 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace) -> Trainer:
         networks=networks,
         loss=loss,
         predict=lifter.predict_post if post else lifter.predict_xyz,
-        optimizer=torch.optim.Adam(parameters, lr=args.lr, amsgrad=True),
+        optimizer=adam(parameters, args.lr, amsgrad=True),
         rate=step_rate(args.lr, args.lr_decay, args.large_decay_epoch),
         max_norm=None,
+        amp=args.amp,
     )
 
 
