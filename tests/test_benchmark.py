@@ -44,14 +44,14 @@ def test_weights_after_200_steps_are_those_of_the_textbook_loop():
     """By Adam, in float64. The biases before a BatchNorm have gradient zero, computed as rounding
     errors; in float32 these are above Adam's epsilon, which makes steps of full size of them, by
     chance in either loop. In float64 they are far below, and all weights can be compared."""
-    trainer, ours, theirs = both(16)
+    trainer, ours, theirs = both(8)
     ours.double(), theirs.double()
-    data = made_poses(1600, H36M_16)  # 25 steps an epoch
+    data = made_poses(800, H36M_16)  # 25 steps an epoch
     data = replace(data, inputs_2d=data.inputs_2d.double(), targets_3d=data.targets_3d.double())
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
     before, step = {name: value.clone() for name, value in ours.state_dict().items()}, 0
     for epoch in range(1, 9):
-        loader = PoseLoader(data, 64, seed=3)
+        loader = PoseLoader(data, 32, seed=3)
         loss, step = train_one_epoch(trainer, loader, epoch, step)
         batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled(epoch))
         assert math.isclose(loss, textbook_epoch(theirs, optimizer, batches), rel_tol=1e-4)
@@ -75,7 +75,7 @@ def test_evaluation_gives_the_textbook_figures():
 
 
 def test_flop_of_the_published_size():
-    assert round(training_flop(16, 128) / 1e6, 1) == 26.9
+    assert abs(training_flop(16, 128) - 26.9e6) < 0.1e6
 
 
 def test_the_benchmark_runs_and_writes_its_figures(call, tmp_path):

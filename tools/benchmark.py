@@ -90,6 +90,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "train on its four views, each side in a process of its own",
     )
     parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own)")
+    parser.add_argument(
+        "--cpu_time",
+        action="store_true",
+        help="count the process's own time, in one thread: for a machine that is "
+        "busy with other things",
+    )
     parser.add_argument("--json", default=None, metavar="FILE", help="write the figures here")
     parser.add_argument("--side", nargs=2, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -98,8 +104,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     numbers = [args.hid_dim, args.turns, args.poses, args.test_poses, *args.batch_sizes]
     if min(numbers) < 1 or args.poses < max(args.batch_sizes) or args.test_poses < _ACTIONS:
         raise UserError(f"sizes: from 1, --poses from the batch size, --test_poses from {_ACTIONS}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.threads or args.cpu_time:
+        torch.set_num_threads(1 if args.cpu_time else args.threads)
     return args
 
 
@@ -185,7 +191,8 @@ class Benchmark:
         return figures
 
     def _compare(self, poses: int, *sides: Callable[[], Any]) -> dict[str, float]:
-        seconds, rate = alternate(sides, self.args.turns)
+        clock = time.process_time if self.args.cpu_time else time.perf_counter
+        seconds, rate = alternate(sides, self.args.turns, clock)
         self.gemm = max(self.gemm, rate)
         return {side: poses / s for side, s in zip(_SIDES, seconds, strict=True)}
 
@@ -213,7 +220,9 @@ def _fetched(loader: PoseLoader) -> Iterator[tuple[Tensor, Tensor]]:
         yield batch.inputs_2d, batch.targets_3d
 
 
-def alternate(sides: Sequence[Callable[[], Any]], turns: int) -> tuple[list[float], float]:
+def alternate(
+    sides: Sequence[Callable[[], Any]], turns: int, clock: Callable[[], float]
+) -> tuple[list[float], float]:
     """Median seconds of each side over turns taken one after another, after a warm-up; and the
     median GFLOP/s of a large matrix product, measured in the same turns."""
     for side in sides:
@@ -221,20 +230,20 @@ def alternate(sides: Sequence[Callable[[], Any]], turns: int) -> tuple[list[floa
     taken: list[list[float]] = [[] for _ in sides]
     rates = []
     for _ in range(turns):
-        rates.append(gemm_rate())
+        rates.append(gemm_rate(clock))
         for side, seconds in zip(sides, taken, strict=True):
-            start = time.perf_counter()
+            start = clock()
             side()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
     return [_median(seconds) for seconds in taken], _median(rates)
 
 
-def gemm_rate(size: int = 1024) -> float:
+def gemm_rate(clock: Callable[[], float], size: int = 1024) -> float:
     """GFLOP/s of a float32 matrix product."""
     a = torch.ones(size, size)
-    start = time.perf_counter()
+    start = clock()
     a @ a
-    return 2e-9 * size**3 / (time.perf_counter() - start)
+    return 2e-9 * size**3 / (clock() - start)
 
 
 def _median(values: Sequence[float]) -> float:
