@@ -116,7 +116,7 @@ class ModulatedGraphConv(nn.Module):
             out = own + (neighbours @ sent.flatten(1)).view_as(own)
         else:
             out = _Convolution.apply(x, self.W, self.M, diagonal, neighbours)
-        return (out + self.bias).transpose(0, 1)
+        return out.add_(self.bias).transpose(0, 1)
 
     def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale o forward(x) + shift without gradients, scale and shift (out_dim,).
