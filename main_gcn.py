@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import opt
+from common.acceleration import accelerate, adam
 from common.checkpoint import check_model, load_checkpoint, load_weights
 from common.engine import Trainer, exponential_rate, select_device
 from common.errors import UserError, run_script
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_model(path, checkpoint["model"], arguments)
         load_weights(path, model, checkpoint["state_dict"])
     trainer = build_trainer(model.to(device), args)
+    accelerate(trainer.networks.values(), device, args.compile, args.tf32)
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not args.evaluate, device=device
     )
@@ -86,9 +88,10 @@ def build_trainer(model: ModulatedGCN, args: argparse.Namespace) -> Trainer:
             model(batch.inputs_2d), batch.targets_3d, "mse", args.weight_l1
         ),
         predict=lambda batch: model(batch.inputs_2d),
-        optimizer=torch.optim.Adam(model.parameters(), lr=args.lr),
+        optimizer=adam(model.parameters(), args.lr),
         rate=exponential_rate(args.lr, args.lr_gamma, args.lr_decay),
         max_norm=1.0 if args.max_norm else None,
+        amp=args.amp,
     )
 
 

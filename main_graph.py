@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import opt
+from common.acceleration import accelerate, adam
 from common.camera import lift_again, remove_distortion, solve_translation
 from common.checkpoint import check_model, load_weights
 from common.engine import Trainer, select_device, step_rate
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = model_arguments(args)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
     trainer = build_trainer(lifter, args)
+    accelerate(trainer.networks.values(), device, args.compile, args.tf32)
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not testing, device=device
     )
@@ -225,9 +227,10 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace) -> Trainer:
         networks=networks,
         loss=loss,
         predict=lifter.predict_post if post else lifter.predict_xyz,
-        optimizer=torch.optim.Adam(parameters, lr=args.lr, amsgrad=True),
+        optimizer=adam(parameters, args.lr, amsgrad=True),
         rate=step_rate(args.lr, args.lr_decay, args.large_decay_epoch),
         max_norm=None,
+        amp=args.amp,
     )
 
 

@@ -7,9 +7,9 @@ a poor name for a flag, that name is kept as an alias.
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from common.errors import UserError
+from common.parser import Parser
 from common.skeleton import SKELETONS
 from data.datasets import DATASETS
 
@@ -33,13 +33,6 @@ _IGNORED_GRAPH = {
 
 # Flags read better as a table than one argument a line.
 # fmt: off
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the flags in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists the flags)")
 
 
 def parse_gcn(
@@ -240,7 +233,18 @@ def _training_flags(
                        help="of the first weights, the order of poses and dropout")
 
 
+def _speed_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--compile", action=_SWITCH, default=False,
+                       help="fuse the networks' operations by torch.compile: a minute or so at "
+                       "the start; meant for CUDA")
+    group.add_argument("--amp", action=_SWITCH, default=False,
+                       help="compute in bfloat16 where that is safe; changes the error a little")
+    group.add_argument("--tf32", action=_SWITCH, default=False,
+                       help="CUDA: matrix products of 10 mantissa bits; changes the error a little")
+
+
 def _run_flags(parser: Parser) -> None:
+    _speed_flags(parser.add_argument_group("speed"))
     group = parser.add_argument_group("run")
     group.add_argument("--evaluate", "--eva", default=None, metavar="CKPT",
                        help="test this checkpoint, ours or a published one; do not train")

@@ -61,7 +61,8 @@ def load_plain(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not there: give a checkpoint file")
+        what = "a folder" if path.is_dir() else "not there"
+        raise UserError(f"{path} is {what}: give a checkpoint file")
     # Published checkpoints hold an error as a numpy scalar.
     admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
     try:
@@ -69,10 +70,9 @@ def load_plain(path: str | Path) -> Any:
             warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the reader raise anything
-        reason = str(error).strip().split("\n")[0][:120]
         raise UserError(
-            f"{path} is not a checkpoint this program reads; it is damaged or holds more than "
-            f"tensors, and nothing in it was executed ({reason})"
+            f"{path} is not a checkpoint this program reads: it is damaged or holds more than "
+            "tensors, and nothing in it was executed"
         ) from error
 
 
@@ -128,7 +128,9 @@ def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
                 flags.append("--non_local" if found[key] else "--no-non_local")
     if differences:
         remedy = f"; add {' '.join(flags)}" if flags else ""
-        raise UserError(f"{path} has {', '.join(differences)} as asked for{remedy}")
+        raise UserError(
+            f"{path} has {', '.join(differences)} as the flags or their defaults say{remedy}"
+        )
 
 
 def load_weights(path: str | Path, module: torch.nn.Module, weights: dict[str, Tensor]) -> None:

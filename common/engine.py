@@ -28,6 +28,7 @@ class Trainer:
         optimizer: over the model's weights.
         rate: step (from 1), epoch (from 1) -> learning rate.
         max_norm: gradients are clipped to this norm; None leaves them.
+        amp: the networks compute in bfloat16 where autocast finds that safe.
     """
 
     networks: dict[str, nn.Module]
@@ -36,6 +37,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     rate: Callable[[int, int], float]
     max_norm: float | None
+    amp: bool = False
 
     def set_mode(self, training: bool) -> None:
         """Batch normalisation and dropout as in training, or as at test."""
@@ -95,16 +97,19 @@ def train_one_epoch(
         UserError: the loss is no longer finite.
     """
     trainer.set_mode(training=True)
-    total = torch.zeros((), device=loader.dataset.targets_3d.device)
+    parameters = trainer.parameters()
+    device = loader.dataset.targets_3d.device
+    total = torch.zeros((), device=device)
     for batch in _progress(loader.shuffled(epoch), loader, loader.epoch_size, f"epoch {epoch}"):
         step += 1
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.rate(step, epoch)
         trainer.optimizer.zero_grad()
-        loss = trainer.loss(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.amp):
+            loss = trainer.loss(batch)
         loss.backward()
         if trainer.max_norm is not None:
-            nn.utils.clip_grad_norm_(trainer.parameters(), trainer.max_norm)
+            nn.utils.clip_grad_norm_(parameters, trainer.max_norm)
         trainer.optimizer.step()
         total += loss.detach() * len(batch)
         if step % _CHECK_EVERY == 0:
@@ -129,11 +134,12 @@ def _check_finite(total: Tensor, step: int) -> None:
         )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict(trainer: Trainer, batch: PoseBatch) -> Tensor:
     """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
     trainer.set_mode(training=False)
-    pose = trainer.predict(batch)
+    with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=trainer.amp):
+        pose = trainer.predict(batch).float()
     return pose - pose[:, :1]
 
 

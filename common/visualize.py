@@ -20,7 +20,7 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
     loss_axes, error_axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     loss_axes.plot(epochs, [row["loss"] for row in history], marker=".")
-    loss_axes.set(title="Training loss", xlabel="epoch", yscale="log")
+    loss_axes.set(title="Training loss (log scale)", xlabel="epoch", yscale="log")
     for metric, label in (("mpjpe_mm", "MPJPE"), ("p_mpjpe_mm", "P-MPJPE")):
         error_axes.plot(epochs, [row[metric] for row in history], marker=".", label=label)
     error_axes.axvline(best_epoch, color="0.7", linestyle=":", label="best on test subjects")
@@ -53,7 +53,7 @@ def save_poses(
     for row, title in enumerate(titles):
         flat = figure.add_subplot(count, 3, 3 * row + 1)
         _draw_2d(flat, inputs_2d[row], skeleton)
-        flat.set_title(title, fontsize=9)
+        flat.set_title(f"2D input: {title}", fontsize=9)
         error = 1000 * (predictions[row] - targets[row]).norm(dim=-1).mean().item()
         for column, (pose, name) in enumerate(
             ((predictions[row], f"prediction ({error:.0f} mm)"), (targets[row], "truth")), 2
@@ -61,7 +61,7 @@ def save_poses(
             space = figure.add_subplot(count, 3, 3 * row + column, projection="3d")
             _draw_3d(space, pose, targets[row], skeleton)
             space.set_title(name, fontsize=9)
-    figure.suptitle("right side red, left side blue", fontsize=8, color="0.4")
+    figure.suptitle("right side red, left side blue; 3D in metres, root at zero", fontsize=10)
     _save(figure, path)
 
 
@@ -92,6 +92,7 @@ def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> Non
     axes.set_box_aspect((1, 1, 1))
     axes.view_init(elev=12, azim=-65)
     axes.tick_params(labelsize=5, pad=-3)
+    axes.set_yticklabels([])  # seen at so flat an angle, those of depth would overlap
 
 
 def _save(figure: Figure, path: Path) -> None:

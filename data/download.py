@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.errors import UserError, run_script
 from common.extras import require
 from common.files import atomic_write
+from common.parser import Parser
 from data.datasets import H36M, HDM05, MPI_INF_3DHP, DatasetInfo
 from data.npz_io import load_object_array
 
@@ -474,9 +475,7 @@ def _fetch_all(names: Sequence[str], folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"what to fetch: {', '.join(SOURCES)}")
     parser.add_argument("--check", action="store_true", help="say what is there and whole")
     parser.add_argument("--list", action="store_true", help="say what can be fetched, from where")

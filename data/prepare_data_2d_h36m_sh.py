@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.parser import Parser
 from common.skeleton import H36M_16
 from data.archive import read_h5, read_members
 from data.datasets import H36M
@@ -107,9 +108,7 @@ def _in_order(views: dict[str, np.ndarray], subject: str, name: str) -> list[np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-pt", type=Path, metavar="PATH", help="h36m.zip, or its folder")
     parser.add_argument(
         "-ft", type=Path, metavar="PATH",

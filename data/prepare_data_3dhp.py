@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.parser import Parser
 from common.skeleton import H36M_17
 from data.archive import read_h5, read_members
 from data.datasets import MPI_INF_3DHP, SCENES_3DHP
@@ -117,9 +118,7 @@ def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder or zip archive of the official test set")
     parser.add_argument(
         "--annotation", choices=ANNOTATIONS, default="univ",

@@ -22,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.parser import Parser
 from data.npz_io import save_object_arrays
 
 # The bone whose end is each of the 17 joints, in Human3.6M's order ("root" is the root itself).
@@ -279,9 +280,7 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="zip archive or folder of .asf and .amc files")
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     parser.add_argument(

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.camera import image_coordinates, project, world_to_camera
 from common.errors import UserError, run_script
 from common.extras import require
+from common.parser import Parser
 from common.skeleton import SKELETONS, Skeleton
 from data.archive import MAX_MEMBER, read_h5, read_members, reading
 from data.datasets import H36M
@@ -283,9 +284,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = parser.add_mutually_exclusive_group(required=True)
     for name, text in (
         ("archive", "h36m.zip, or the folder it unpacks to"),

@@ -7,11 +7,65 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from models.layout import to_poses, to_rows
 from models.non_local import EmbeddedNonLocal, GroupedNonLocal
 
 _GAIN = 1.414
+
+
+class _Convolution(torch.autograd.Function):
+    """The convolution without its bias, on joint-major activations (J, B, in) -> (J, B, out).
+
+    With d = diag(A), N = offdiag(A) and the sums over poses b
+
+        own = X W[0]      sent = X W[1]      out = (d M) o own + N (M o sent)
+
+    the gradients for g = d loss / d out are, with back = N^T g,
+
+        dN = g (M o sent)^T         dd_j = sum_c M_jc sum_b (own o g)_jbc
+        dM = d sum_b own o g + sum_b sent o back
+        dW = X^T (d M o g), X^T (M o back)       dX = (d M o g) W[0]^T + (M o back) W[1]^T
+
+    Autograd would find the same with some fifteen more passes over the activations, each into
+    fresh memory. Here every elementwise product lands in a tensor that is no longer needed, and
+    the two terms of dX add up inside the second matrix product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, W: Tensor, M: Tensor, diagonal: Tensor, neighbours: Tensor
+    ) -> Tensor:
+        own, sent = x @ W[0], x @ W[1]
+        modulated = sent * M.unsqueeze(1)
+        out = own * (diagonal * M).unsqueeze(1)
+        out.view(len(x), -1).addmm_(neighbours, modulated.view(len(x), -1))
+        ctx.save_for_backward(x, W, M, diagonal, neighbours, own, sent, modulated)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, M, diagonal, neighbours, own, sent, modulated = ctx.saved_tensors
+        num_joints, g = len(x), g.contiguous()
+        rows = x.view(-1, x.shape[-1])
+        back = (neighbours.T @ g.view(num_joints, -1)).view_as(g)
+        d_neighbours = g.view(num_joints, -1) @ modulated.view(num_joints, -1).T
+
+        product = own * g
+        own_sum = product.sum(1)
+        sent_sum = torch.mul(sent, back, out=product).sum(1)
+        d_own = torch.mul(g, (diagonal * M).unsqueeze(1), out=product).flatten(0, 1)
+        d_sent = back.mul_(M.unsqueeze(1)).flatten(0, 1)
+
+        d_W = torch.stack([rows.T @ d_own, rows.T @ d_sent])
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = (d_own @ W[0].T).addmm_(d_sent, W[1].T).view_as(x)
+        d_M = diagonal * own_sum + sent_sum
+        d_diagonal = (M * own_sum).sum(1, keepdim=True)
+        return d_x, d_W, d_M, d_diagonal, d_neighbours
 
 
 class ModulatedGraphConv(nn.Module):
@@ -52,20 +106,47 @@ class ModulatedGraphConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
+        x = self._joint_major(x)
+        diagonal, neighbours = self._adjacency()
+        if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+            # Autocast chooses a type for each operation and a compiler fuses them: neither sees
+            # into a hand-written gradient.
+            own = (x @ self.W[0]) * (diagonal * self.M).unsqueeze(1)
+            sent = (x @ self.W[1]) * self.M.unsqueeze(1)
+            out = own + (neighbours @ sent.flatten(1)).view_as(own)
+        else:
+            out = _Convolution.apply(x, self.W, self.M, diagonal, neighbours)
+        return out.add_(self.bias).transpose(0, 1)
+
+    def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """scale o forward(x) + shift without gradients, scale and shift (out_dim,).
+
+        M multiplies both terms, so that scale goes into M and shift into the bias; and since M is
+        constant over the poses it goes into the weights, one pair a joint:
+        (M o (X W))_j = X_j (W M_j).
+        """
+        x = self._joint_major(x)
+        diagonal, neighbours = self._adjacency()
+        M = (self.M * scale).unsqueeze(1)
+        bias = self.bias * scale + shift
+        out = torch.baddbmm(bias, x, self.W[0] * (diagonal.unsqueeze(1) * M))
+        sent = torch.bmm(x, self.W[1] * M)
+        out = torch.addmm(out.flatten(1), neighbours, sent.flatten(1)).view_as(sent)
+        return out.transpose(0, 1)
+
+    def _joint_major(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (J, B, in_dim), contiguous."""
         num_joints = self.adj.shape[0]
         if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
             raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
+        return x.transpose(0, 1).contiguous()
+
+    def _adjacency(self) -> tuple[Tensor, Tensor]:
+        """diag(A) (J, 1) and offdiag(A) (J, J)."""
         A = self.adj + self.adj2
         A = (A + A.T) / 2
-        diagonal = A.diagonal().unsqueeze(1)
-        neighbours = A - torch.diag_embed(A.diagonal())
-
-        rows = to_rows(x)
-        own = (rows @ self.W[0]).view(num_joints, -1, self.out_dim)
-        sent = (rows @ self.W[1]).view(num_joints, -1, self.out_dim)
-        received = neighbours @ (self.M.unsqueeze(1) * sent).view(num_joints, -1)
-        received = received.view_as(own) + self.bias
-        return torch.addcmul(received, (diagonal * self.M).unsqueeze(1), own).transpose(0, 1)
+        diagonal = A.diagonal()
+        return diagonal.unsqueeze(1), A - torch.diag_embed(diagonal)
 
     def extra_repr(self) -> str:
         return f"{self.in_dim}, {self.out_dim}, joints={self.adj.shape[0]}"
@@ -86,8 +167,13 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = torch.relu(self.bn(to_rows(self.gconv(x))))
-        return self.dropout(to_poses(rows, x.shape[1]))
+        if self.training or torch.is_grad_enabled():
+            rows = torch.relu_(self.bn(to_rows(self.gconv(x))))
+            return self.dropout(to_poses(rows, x.shape[1]))
+        # With its statistics fixed batch normalisation is a scale and a shift a channel.
+        scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
+        shift = self.bn.bias - self.bn.running_mean * scale
+        return torch.relu_(self.gconv.infer(x, scale, shift))
 
 
 class _ResidualBlock(nn.Module):

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from common.acceleration import accelerate
 from common.engine import Trainer, evaluate, exponential_rate, predict, select_device
 from common.engine import train_one_epoch as train
 from common.errors import UserError
@@ -125,6 +126,28 @@ def test_predictions_that_are_not_finite_are_refused(dataset):
     bad = trainer(predict=lambda b: torch.full_like(b.targets_3d, torch.nan))
     with pytest.raises(UserError, match="not finite"):
         evaluate(bad, PoseLoader(dataset, 64))
+
+
+def test_without_a_compiler_compile_warns_and_goes_on(monkeypatch, capsys):
+    subject = trainer()
+    names = list(network(subject).state_dict())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    accelerate(subject.networks.values(), torch.device("cpu"), compiled=True, tf32=False)
+    assert capsys.readouterr().err.startswith("warning: --compile without effect: a C++ compiler")
+    assert network(subject)._compiled_call_impl is None
+    assert list(network(subject).state_dict()) == names
+
+
+def test_bfloat16_trains_and_predicts_nearly_the_same(dataset):
+    plain, mixed = trainer(lr=1e-2), trainer(lr=1e-2, amp=True)
+    network(mixed).load_state_dict(network(plain).state_dict())
+    mixed.loss = lambda b: pose_loss(network(mixed)(b.inputs_2d), b.targets_3d, "mse", 0.1)
+    batch = PoseBatch(dataset, torch.arange(40))
+    found, expected = predict(mixed, batch), predict(plain, batch)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).norm() < 0.05 * expected.norm()
+    losses = [train(each, PoseLoader(dataset, 64), 1, 0)[0] for each in (plain, mixed)]
+    assert losses[0] != losses[1] and math.isclose(*losses, rel_tol=0.05)
 
 
 def test_devices():

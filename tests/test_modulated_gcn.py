@@ -225,6 +225,41 @@ def test_poses_of_a_batch_do_not_see_each_other_at_test():
     assert torch.allclose(model(x), single, atol=1e-5)
 
 
+@pytest.mark.parametrize("non_local", [None, "grouped", "embedded"])
+def test_folding_batch_norm_for_inference_changes_nothing(non_local):
+    arguments = {"joints": 16, "hid_dim": 8, "num_layers": 1, "non_local": non_local}
+    model = randomise(build_model(arguments)).train()
+    for _ in range(30):  # running statistics near the data's keep the values moderate
+        model(torch.randn(32, 16, 2))
+    x = torch.randn(5, 16, 2)
+    expected = model.eval()(x)
+    with torch.inference_mode():
+        folded = model(x)
+    assert not torch.equal(folded, torch.zeros_like(folded))
+    assert (folded - expected).norm() < 1e-5 * expected.norm()
+
+
+def gradients_of(model: nn.Module, x: torch.Tensor, forward) -> list[torch.Tensor]:
+    pose = forward(x)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [pose, *torch.autograd.grad(pose.float().square().mean(), trained)]
+
+
+@pytest.mark.parametrize(("how", "tolerance"), [("compiled", 1e-4), ("bfloat16", 0.1)])
+def test_compiling_and_autocast_see_the_same_function(how, tolerance):
+    model = randomise(build_model({"joints": 16, "hid_dim": 8, "num_layers": 1}))
+    x = torch.randn(64, 16, 2)
+    expected = gradients_of(model, x, model)
+    # The "eager" backend traces as the default one does, and needs no compiler.
+    forward = torch.compile(model, backend="eager") if how == "compiled" else model
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "bfloat16"):
+        found = gradients_of(model, x, forward)
+    scale = max(gradient.norm() for gradient in expected[1:])
+    assert (found[0].float() - expected[0]).norm() < tolerance * expected[0].norm()
+    for gradient, wanted in zip(found[1:], expected[1:], strict=True):
+        assert (gradient - wanted).norm() < tolerance * scale
+
+
 def test_misuse_is_named():
     with pytest.raises(ValueError, match="16 joints, not 17"):
         ModulatedGCN(H36M_17.adjacency(), non_local="grouped")

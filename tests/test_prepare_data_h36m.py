@@ -273,7 +273,7 @@ def test_a_missing_package_is_named_with_the_remedy(module, monkeypatch):
 
 def test_as_a_script_from_any_folder_bad_input_is_one_line(tmp_path):
     command = [sys.executable, str(SCRIPT), "--from-archive", "nowhere.zip", "--output_dir", "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere.zip is not there")
     assert done.stderr.count("\n") == 1

@@ -177,18 +177,21 @@ def test_ctrl_c_ends_the_runs_and_the_sweep(out, tmp_path, number):
     (tmp_path / "spec.json").write_text(json.dumps({"rows": {"a": {"lr": 6}}, "seeds": [0, 1]}))
     program = (
         "import sys; from pathlib import Path; from tools import sweep; "
-        "sweep.ROOT = Path(sys.argv.pop(1)); sweep.run_script(sweep.main)"
+        "sweep.ROOT = Path(sys.argv.pop(1)); "
+        "sweep._PATIENCE = 300; sweep.run_script(sweep.main)"
     )
     command = [sys.executable, "-c", program, tmp_path, tmp_path / "spec.json"]
     process = subprocess.Popen(
-        [*command, "--out", out, "--jobs", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
+        [*command, "--out", out, "--jobs", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        # Where the tests run in the background Ctrl-C is ignored, and children take that over.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
     while len(list(out.glob("*/started"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and err == "stopped by the user\n"
     assert len(list(out.glob("*/ended"))) == 2
 
@@ -211,7 +214,7 @@ def test_nothing_starts_with_a_wrong_spec(refused):
     assert "an even number" in refused({"rows": {**good, "bad": {"hid_dim": 3}}})
     assert "--no-lr" in refused({"rows": {"bad": {"lr": False}}})
     assert "without effect" in refused({"rows": {"bad": {"num_workers": 2}}})
-    for own in ("seed", "name", "c", "resume", "device", "results"):
+    for own in ("seed", "name", "check", "resume", "device", "results"):
         assert "not for a sweep" in refused({"rows": {"bad": {f"{own}": 5}}}), own
     assert "save_dir" in refused({"script": "main_graph.py", "rows": {"bad": {"save_dir": "x"}}})
     assert "main_gcn.py, main_graph.py" in refused({"script": "rm", "rows": good})

@@ -1,0 +1,94 @@
+"""The benchmark's textbook is the same method, and the benchmark runs."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.engine import evaluate, train_one_epoch
+from common.skeleton import H36M_16, H36M_17
+from data.pose_dataset import PoseLoader
+from models.build import build_model
+from tools.benchmark import made_poses, main, our_trainer, training_flop
+from tools.textbook import TextbookGCN, textbook_epoch, textbook_evaluate
+
+
+def both(dim: int):
+    """Our trainer and the textbook's network, with the same weights."""
+    trainer = our_trainer(16, dim)
+    theirs = TextbookGCN(H36M_16.adjacency(), dim)
+    ours = trainer.networks["state_dict"]
+    theirs.load_state_dict(ours.state_dict())
+    return trainer, ours, theirs
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_the_textbook_network_is_the_same_function(embedded):
+    skeleton = H36M_17 if embedded else H36M_16
+    arguments = {"joints": skeleton.num_joints, "hid_dim": 8}
+    ours = build_model(arguments | {"non_local": "embedded" if embedded else None})
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs = TextbookGCN(skeleton.adjacency(), 8, 4, embedded)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(5, skeleton.num_joints, 2)
+    for training in (True, False):
+        found = ours.train(training)(x)
+        assert torch.allclose(found, theirs.train(training)(x), atol=1e-4)
+
+
+def test_weights_after_200_steps_are_those_of_the_textbook_loop():
+    """By Adam, in float64. The biases before a BatchNorm have gradient zero, computed as rounding
+    errors; in float32 these are above Adam's epsilon, which makes steps of full size of them, by
+    chance in either loop. In float64 they are far below, and all weights can be compared."""
+    trainer, ours, theirs = both(8)
+    ours.double(), theirs.double()
+    data = made_poses(800, H36M_16)  # 25 steps an epoch
+    data = replace(data, inputs_2d=data.inputs_2d.double(), targets_3d=data.targets_3d.double())
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    before, step = {name: value.clone() for name, value in ours.state_dict().items()}, 0
+    for epoch in range(1, 9):
+        loader = PoseLoader(data, 32, seed=3)
+        loss, step = train_one_epoch(trainer, loader, epoch, step)
+        batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled(epoch))
+        assert math.isclose(loss, textbook_epoch(theirs, optimizer, batches), rel_tol=1e-4)
+    assert step == 200
+    for name, tensor in theirs.state_dict().items():
+        found = ours.state_dict()[name]
+        assert torch.allclose(found, tensor, atol=1e-4, rtol=0), name
+        moved = (found - before[name]).abs().max() > 1e-2
+        assert moved or name.endswith("gconv.bias"), name
+
+
+def test_evaluation_gives_the_textbook_figures():
+    trainer, _, theirs = both(8)
+    data = made_poses(150, H36M_16)
+    summary = evaluate(trainer, PoseLoader(data, 64))
+    table = textbook_evaluate(theirs, data, 64)
+    for action, row in zip(data.actions, table, strict=True):
+        found = summary["per_action"][action]
+        assert abs(found["mpjpe_mm"] - row[0]) < 1e-2
+        assert abs(found["p_mpjpe_mm"] - row[1]) < 1e-2
+
+
+def test_flop_of_the_published_size():
+    assert training_flop(16, 128) / 1e6 == pytest.approx(26.9, abs=0.1)
+
+
+def test_the_benchmark_runs_and_writes_its_figures(call, tmp_path):
+    status, out, err = call(
+        main, "-z", 4, "--turns", 1, "--poses", 16, "--test_poses", 30, "--batch_sizes", 8,
+        "--memory", 500, "--json", tmp_path / "figures.json",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert all(value > 0 for row in figures.values() for value in row.values())
+    assert len(figures) == 5 and all(name in out for name in figures)
+
+
+def test_wrong_sizes_are_named(call):
+    status, _, err = call(main, "--poses", 8, "--batch_sizes", 64)
+    assert status == 2 and "--poses" in err

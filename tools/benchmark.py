@@ -1,0 +1,333 @@
+#!/usr/bin/env python
+"""How fast this machine trains and tests, beside a textbook transcription of the same method.
+
+python tools/benchmark.py                         the table for the published size
+python tools/benchmark.py --hid_dim 384 --embedded  the detected-2D network
+python tools/benchmark.py --memory 527000         loading and peak memory at full size too
+
+Both sides run in one process, in turns, on made poses; each figure is the median of its turns.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.acceleration import accelerate, adam
+from common.engine import Trainer, evaluate, train_one_epoch
+from common.errors import UserError, run_script
+from common.losses import pose_loss
+from common.parser import Parser
+from common.run import write_json
+from common.skeleton import H36M_16, H36M_17, Skeleton
+from common.workflow import evaluation_loader
+from data.datasets import H36M, HDM05
+from data.npz_io import load_object_array, save_object_arrays
+from data.pose_dataset import PoseDataset, PoseLoader, load_pose_datasets
+from models.build import build_model
+from tools.textbook import (
+    TextbookDataset,
+    TextbookGCN,
+    textbook_arrays,
+    textbook_epoch,
+    textbook_evaluate,
+)
+
+_ACTIONS = 15
+_SIDES = ("textbook", "ours")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    torch.manual_seed(0)
+    if args.side:
+        print(json.dumps(_load_and_train(args.side[0], Path(args.side[1]))))
+        return
+    bench = Benchmark(args)
+    figures = bench.run()
+    if args.memory:
+        figures |= _memory_figures(args)
+    result = {
+        "machine": _machine(),
+        "options": {key: value for key, value in vars(args).items() if key != "side"},
+        "gemm_gflops": bench.gemm,
+        "mflop_a_pose": training_flop(bench.skeleton.num_joints, args.hid_dim) / 1e6,
+        "figures": figures,
+    }
+    _print(result)
+    if args.json:
+        write_json(Path(args.json), result)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("-z", "--hid_dim", type=int, default=128, help="channels")
+    parser.add_argument("--embedded", action="store_true", help="17 joints, non-local block")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 256], metavar="B")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
+    parser.add_argument("--turns", type=int, default=15, help="turns of each side")
+    parser.add_argument("--poses", type=int, default=1024, help="poses of a turn of training")
+    parser.add_argument("--test_poses", type=int, default=4096, help="poses of a turn of testing")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="also load a made file of so many frames (Human3.6M has 527,000) and "
+        "train on its four views, each side in a process of its own",
+    )
+    parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own)")
+    parser.add_argument(
+        "--cpu_time",
+        action="store_true",
+        help="count the process's own time, in one thread: for a machine that is "
+        "busy with other things",
+    )
+    parser.add_argument("--json", default=None, metavar="FILE", help="write the figures here")
+    parser.add_argument("--side", nargs=2, default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.side:
+        return args
+    numbers = [args.hid_dim, args.turns, args.poses, args.test_poses, *args.batch_sizes]
+    if min(numbers) < 1 or args.poses < max(args.batch_sizes) or args.test_poses < _ACTIONS:
+        raise UserError(f"sizes: from 1, --poses from the batch size, --test_poses from {_ACTIONS}")
+    if args.threads or args.cpu_time:
+        torch.set_num_threads(1 if args.cpu_time else args.threads)
+    return args
+
+
+def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
+    """Random poses of plausible size, their actions in turns."""
+    targets = 0.3 * torch.randn(count, skeleton.num_joints, 3)
+    targets[:, 0] = 0
+    zeros = torch.zeros(count, dtype=torch.int16)
+    return PoseDataset(
+        info=HDM05,
+        inputs_2d=targets[..., :2] + 0.05 * torch.randn(count, skeleton.num_joints, 2),
+        targets_3d=targets,
+        root_3d=torch.zeros(count, 3),
+        subject=zeros,
+        sequence=zeros,
+        action=(torch.arange(count) % _ACTIONS).short(),
+        camera=zeros,
+        subjects=("made",),
+        sequences=("made/poses",),
+        actions=tuple(f"action {number}" for number in range(_ACTIONS)),
+        intrinsics=torch.zeros(1, 1, 9),
+        skeleton=skeleton,
+    )
+
+
+def training_flop(joints: int, dim: int, layers: int = 4) -> int:
+    """Of a pose and step: each product forward, and twice backward (the input needs no gradient).
+
+    Two products with weights a layer and one with the adjacency; blocks and output layer.
+    """
+
+    def layer(in_dim: int, out_dim: int) -> int:
+        return 2 * joints * out_dim * (2 * in_dim + joints)
+
+    inner = 2 * layers * layer(dim, dim) + layer(dim, 3)
+    return 3 * inner + 2 * layer(2, dim)
+
+
+class Benchmark:
+    """Both sides, with the same first weights, on the same made poses.
+
+    Attributes:
+        gemm: GFLOP/s of large matrix products, the best of the medians taken beside the figures.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.skeleton = H36M_17 if args.embedded else H36M_16
+        self.train = made_poses(args.poses, self.skeleton)
+        self.test = made_poses(args.test_poses, self.skeleton)
+        self.gemm = 0.0
+        self.textbook = TextbookGCN(self.skeleton.adjacency(), args.hid_dim, 4, args.embedded)
+        self.textbook_optimizer = torch.optim.Adam(self.textbook.parameters(), lr=1e-3)
+        self.ours = our_trainer(self.skeleton.num_joints, args.hid_dim, args.embedded)
+        for network in self.ours.networks.values():
+            network.load_state_dict(self.textbook.state_dict())
+        accelerate(self.ours.networks.values(), torch.device("cpu"), args.compile, tf32=False)
+
+    def run(self) -> dict[str, dict[str, float]]:
+        """Poses/s by figure, then by side; the machine's GEMM rate is measured between turns."""
+        figures = {}
+        for batch_size in self.args.batch_sizes:
+            figures[f"training, batch {batch_size}"] = self._compare(
+                self.args.poses,
+                lambda size=batch_size: textbook_epoch(
+                    self.textbook,
+                    self.textbook_optimizer,
+                    DataLoader(_samples(self.train), size, shuffle=True),
+                ),
+                lambda size=batch_size: train_one_epoch(
+                    self.ours, PoseLoader(self.train, size), 1, 0
+                ),
+            )
+        figures["testing"] = self._compare(
+            self.args.test_poses,
+            lambda: textbook_evaluate(self.textbook, self.test, 64),
+            lambda: evaluate(self.ours, evaluation_loader(self.test)),
+        )
+        figures["loading, batch 64"] = self._compare(
+            self.args.poses,
+            lambda: list(DataLoader(_samples(self.train), 64, shuffle=True)),
+            lambda: list(_fetched(PoseLoader(self.train, 64))),
+        )
+        return figures
+
+    def _compare(self, poses: int, *sides: Callable[[], Any]) -> dict[str, float]:
+        clock = time.process_time if self.args.cpu_time else time.perf_counter
+        seconds, rate = alternate(sides, self.args.turns, clock)
+        self.gemm = max(self.gemm, rate)
+        return {side: poses / s for side, s in zip(_SIDES, seconds, strict=True)}
+
+
+def our_trainer(joints: int, dim: int, embedded: bool = False) -> Trainer:
+    """``main_gcn.py``'s training, at a constant rate."""
+    arguments = {"joints": joints, "hid_dim": dim, "non_local": "embedded" if embedded else None}
+    model = build_model(arguments)
+    return Trainer(
+        networks={"state_dict": model},
+        loss=lambda batch: pose_loss(model(batch.inputs_2d), batch.targets_3d, "mse", 0.1),
+        predict=lambda batch: model(batch.inputs_2d),
+        optimizer=adam(model.parameters(), 1e-3),
+        rate=lambda step, epoch: 1e-3,
+        max_norm=1.0,
+    )
+
+
+def _samples(data: PoseDataset) -> TextbookDataset:
+    return TextbookDataset(data.inputs_2d.numpy(), data.targets_3d.numpy())
+
+
+def _fetched(loader: PoseLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader.shuffled(1):
+        yield batch.inputs_2d, batch.targets_3d
+
+
+def alternate(
+    sides: Sequence[Callable[[], Any]], turns: int, clock: Callable[[], float]
+) -> tuple[list[float], float]:
+    """Median seconds of each side over turns taken one after another, after a warm-up; and the
+    median GFLOP/s of a large matrix product, measured in the same turns."""
+    for side in sides:
+        side()
+    taken: list[list[float]] = [[] for _ in sides]
+    rates = []
+    for _ in range(turns):
+        rates.append(gemm_rate(clock))
+        for side, seconds in zip(sides, taken, strict=True):
+            start = clock()
+            side()
+            seconds.append(clock() - start)
+    return [_median(seconds) for seconds in taken], _median(rates)
+
+
+def gemm_rate(clock: Callable[[], float], size: int = 1024) -> float:
+    """GFLOP/s of a float32 matrix product."""
+    a = torch.ones(size, size)
+    start = clock()
+    a @ a
+    return 2e-9 * size**3 / (clock() - start)
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _memory_figures(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Each side loads and trains in a process of its own: a peak is of the whole process."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_made_motion(Path(folder) / H36M.file_3d(), args.memory)
+        found = {side: _in_process(side, folder) for side in _SIDES}
+    return {
+        f"{what}, {args.memory:,} frames": {side: found[side][key] for side in _SIDES}
+        for what, key in (("seconds to load", "seconds"), ("peak MB", "peak_mb"))
+    }
+
+
+def _write_made_motion(path: Path, frames: int) -> None:
+    """A Human3.6M file of about so many frames in all, as many sequences as the real one."""
+    rng = np.random.default_rng(0)
+    names = [f"{action}{trial}" for action in H36M.actions for trial in ("", " 1")]
+    subjects = H36M.subjects_train + H36M.subjects_test
+    shape = (max(1, frames // (len(names) * len(subjects))), 32, 3)
+    motion = rng.normal((0, 0, 1), 0.3, shape).astype(np.float32)
+    # One motion under many names: written and read as often, made once.
+    made = {subject: {name: motion.copy() for name in names} for subject in subjects}
+    save_object_arrays(path, positions_3d=made)
+
+
+def _in_process(side: str, folder: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--side", side, folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"measuring the memory of {side} failed: {done.stderr[-300:]}")
+    return json.loads(done.stdout)
+
+
+def _load_and_train(side: str, folder: Path) -> dict[str, float]:
+    """Read the training subjects and take one epoch's first steps."""
+    start = time.perf_counter()
+    if side == "ours":
+        (data,) = load_pose_datasets(H36M, folder, [H36M.subjects_train], H36M_16)
+    else:
+        positions = load_object_array(folder / H36M.file_3d(), "positions_3d")
+        data = TextbookDataset(*textbook_arrays(positions, H36M_16))
+    seconds = time.perf_counter() - start
+    if side == "ours":
+        trainer = our_trainer(16, 128)
+        for batch in itertools.islice(PoseLoader(data, 64).shuffled(1), 3):
+            trainer.loss(batch).backward()
+            trainer.optimizer.step()
+    else:
+        model = TextbookGCN(H36M_16.adjacency())
+        batches = itertools.islice(DataLoader(data, 64, shuffle=True), 3)
+        textbook_epoch(model, torch.optim.Adam(model.parameters()), batches)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "peak_mb": peak}
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load": list(os.getloadavg()),
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    machine, gemm = result["machine"], result["gemm_gflops"]
+    limit = 1e3 * gemm / result["mflop_a_pose"]
+    print(
+        f"torch {machine['torch']}, {machine['threads']} threads, load {machine['load'][0]:.1f}; "
+        f"matrix products {gemm:.0f} GFLOP/s: at most {limit:,.0f} poses/s of training"
+    )
+    print(f"{'poses/s':32}{'textbook':>12}{'ours':>12}{'ratio':>8}{'of limit':>10}")
+    for name, row in result["figures"].items():
+        share = f"{row['ours'] / limit:10.0%}" if name.startswith("training") else ""
+        ratio = row["ours"] / row["textbook"]
+        print(f"{name:32}{row['textbook']:12,.4g}{row['ours']:12,.4g}{ratio:8.2f}{share}")
+
+
+if __name__ == "__main__":
+    run_script(main)
