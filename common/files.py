@@ -1,7 +1,7 @@
 """Writing files so that a reader sees the old file or the whole new one, never a part."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,3 +27,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_existing(paths: Iterable[Path], force: bool) -> None:
+    """Stop before an output that is there already would be replaced unasked.
+
+    Raises:
+        UserError: one of the paths exists, and ``force`` is false.
+    """
+    for path in paths:
+        if path.exists() and not force:
+            raise UserError(f"{path} exists: --force replaces it")

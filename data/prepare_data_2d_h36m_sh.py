@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.files import refuse_existing
 from common.parser import Parser
 from common.skeleton import H36M_16
 from data.archive import read_h5, read_members
@@ -30,7 +31,6 @@ from data.prepare_data_h36m import (
     SUBJECTS,
     add_output_options,
     metadata,
-    refuse_existing,
     sequence_name,
     stop_if_missing,
 )

@@ -21,11 +21,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.files import refuse_existing
 from common.parser import Parser
 from common.skeleton import H36M_17
 from data.archive import read_h5, read_members
 from data.datasets import MPI_INF_3DHP, SCENES_3DHP
 from data.npz_io import save_object_arrays
+from data.prepare_data_h36m import metadata
 
 # The place of each of our 17 joints among the 17 annotated ones, which are: 0 head top, 1 neck,
 # 2-4 right arm, 5-7 left arm (shoulder, elbow, wrist), 8-10 right leg, 11-13 left leg (hip, knee,
@@ -133,15 +135,11 @@ def main() -> None:
     args = parser.parse_args()
     path_3d = args.output_dir / MPI_INF_3DHP.file_3d()
     path_2d = args.output_dir / MPI_INF_3DHP.file_2d("gt")
-    for path in (path_3d, path_2d):
-        if path.exists() and not args.force:
-            raise UserError(f"{path} exists: --force replaces it")
+    refuse_existing((path_3d, path_2d), args.force)
     positions, pixels = convert(args.source, args.annotation)
-    symmetry = [list(H36M_17.joints_left), list(H36M_17.joints_right)]
-    layout = {"num_joints": len(JOINTS), "keypoints_symmetry": symmetry}
     origin = {"annotation": ANNOTATIONS[args.annotation]}
     save_object_arrays(path_3d, positions_3d=positions, metadata=origin)
-    save_object_arrays(path_2d, positions_2d=pixels, metadata=layout)
+    save_object_arrays(path_2d, positions_2d=pixels, metadata=metadata(H36M_17))
     _print_frames(positions)
     print(f"{path_3d} and {path_2d.name} written")
 

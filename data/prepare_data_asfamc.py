@@ -22,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.files import refuse_existing
 from common.parser import Parser
 from data.npz_io import save_object_arrays
 
@@ -292,8 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     args = parser.parse_args(argv)
-    if args.output.exists() and not args.force:
-        raise UserError(f"{args.output} exists: --force replaces it")
+    refuse_existing([args.output], args.force)
     if args.rate_in < 1 or args.rate_out < 1:
         raise UserError("frame rates are positive numbers of Hz")
     positions = convert(args.source, args.rate_in, args.rate_out)

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.camera import image_coordinates, project, world_to_camera
 from common.errors import UserError, run_script
 from common.extras import require
+from common.files import refuse_existing
 from common.parser import Parser
 from common.skeleton import SKELETONS, Skeleton
 from data.archive import MAX_MEMBER, read_h5, read_members, reading
@@ -204,13 +205,6 @@ def metadata(skeleton: Skeleton) -> dict:
     """What a file of 2D joints says about them."""
     symmetry = [list(skeleton.joints_left), list(skeleton.joints_right)]
     return {"num_joints": skeleton.num_joints, "keypoints_symmetry": symmetry}
-
-
-def refuse_existing(paths: Iterable[Path], force: bool) -> None:
-    """Raise a UserError where an output is there already, unless it may be replaced."""
-    for path in paths:
-        if path.exists() and not force:
-            raise UserError(f"{path} exists: --force replaces it")
 
 
 def stop_if_missing(found: dict[str, dict], allow: bool) -> None:
