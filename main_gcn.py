@@ -4,6 +4,7 @@
 python main_gcn.py                        train with the published settings
 python main_gcn.py --evaluate CKPT        test a checkpoint, ours or the published one
 python main_gcn.py --resume CKPT          go on where a run stopped
+torchrun --nproc_per_node=N main_gcn.py   the same on N devices, see docs/scaling.md
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 import opt
+from common import distributed
 from common.acceleration import accelerate, adam
 from common.checkpoint import check_model, load_checkpoint, load_weights
 from common.engine import Trainer, exponential_rate, select_device
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "options": opt.settings(args),
     }
     run = open_run(path, checkpoint, trainer, opt.run_options(args), description)
-    loader = PoseLoader(train_set[0], args.batch_size, args.seed)
+    loader = PoseLoader(train_set[0], args.batch_size, args.seed, part=distributed.part())
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
 
 
@@ -96,4 +98,4 @@ def build_trainer(model: ModulatedGCN, args: argparse.Namespace) -> Trainer:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(distributed.joined(main))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import opt
+from common import distributed
 from common.acceleration import accelerate, adam
 from common.camera import lift_again, remove_distortion, solve_translation
 from common.checkpoint import check_model, load_weights
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     resumed = checkpoint if args.resume else None
     run = open_run(path, resumed, trainer, opt.run_options(args), description)
     files = model_files(args, lifter, run) if args.save_model else None
-    loader = PoseLoader(train_set[0], args.batch_size, args.seed, flips=args.data_augmentation)
+    loader = PoseLoader(
+        train_set[0], args.batch_size, args.seed, args.data_augmentation, distributed.part()
+    )
     train(trainer, run, loader, test_set, args.epochs, header, args.results, files)
 
 
@@ -249,4 +252,4 @@ def model_files(args: argparse.Namespace, lifter: Lifter, run: Any) -> ModelFile
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(distributed.joined(main))

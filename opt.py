@@ -223,7 +223,8 @@ def _training_flags(
     group: argparse._ArgumentGroup, batch_size: int, epochs: int, lr: float
 ) -> None:
     group.add_argument("-b", "--batch_size", "--batchSize", type=_positive_int, default=batch_size,
-                       metavar="B", help="poses a step")
+                       metavar="B",
+                       help="poses a step, over all processes of torchrun together")
     group.add_argument("-e", "--epochs", "--nepoch", type=_positive_int, default=epochs,
                        metavar="N",
                        help="passes over the training set; a resumed run goes on to this number")

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common import distributed
 from common.errors import UserError
 from common.metrics import ActionErrors
 from common.run import Run
@@ -49,20 +50,21 @@ class Trainer:
 
 
 def select_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA device where there is one, else the CPU.
+    """ "auto" is the first CUDA device where there is one, else the CPU; of several processes,
+    each gets a CUDA device of its own.
 
     Raises:
         UserError: no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"--device {name} is not to be had here ({reason}): try cpu") from error
-    return device
+    return distributed.own_device(device)
 
 
 def exponential_rate(lr: float, gamma: float, decay_steps: int) -> Callable[[int, int], float]:
@@ -97,6 +99,7 @@ def train_one_epoch(
         UserError: the loss is no longer finite.
     """
     trainer.set_mode(training=True)
+    distributed.seed_epoch(loader.seed, epoch)
     parameters = trainer.parameters()
     device = loader.dataset.targets_3d.device
     total = torch.zeros((), device=device)
@@ -111,9 +114,10 @@ def train_one_epoch(
         if trainer.max_norm is not None:
             nn.utils.clip_grad_norm_(parameters, trainer.max_norm)
         trainer.optimizer.step()
-        total += loss.detach() * len(batch)
+        total += loss.detach() * (batch.whole or len(batch))
         if step % _CHECK_EVERY == 0:
             _check_finite(total, step)
+    distributed.average(total)
     _check_finite(total, step)
     return total.item() / loader.epoch_size, step
 
@@ -153,8 +157,10 @@ def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
     errors = ActionErrors(
         dataset.actions, dataset.info.metrics, dataset.info.mean_over, dataset.targets_3d.device
     )
-    for batch in _progress(loader.in_order(), loader, len(dataset), "testing"):
+    poses = len(dataset) // loader.part[1]
+    for batch in _progress(loader.in_order(), loader, poses, "testing"):
         errors.update(predict(trainer, batch), batch.targets_3d, dataset.action[batch.index])
+    distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")
     return errors.summary()
@@ -173,16 +179,18 @@ def fit(
     Args:
         on_best: called with epoch and MPJPE (mm) when an epoch is the best so far.
     """
+    loss = distributed.averaged_loss(list(trainer.networks.values()), trainer.loss)
+    trainer = replace(trainer, loss=loss)
     for epoch in range(run.epoch + 1, epochs + 1):
         start = time.perf_counter()
-        loss, step = train_one_epoch(trainer, train, epoch, run.step)
+        mean_loss, step = train_one_epoch(trainer, train, epoch, run.step)
         trained = time.perf_counter()
         summary = evaluate(trainer, test)
         row = {
             "epoch": epoch,
             "step": step,
             "lr": trainer.optimizer.param_groups[0]["lr"],
-            "loss": loss,
+            "loss": mean_loss,
             "mpjpe_mm": summary["mpjpe_mm"],
             "p_mpjpe_mm": summary["p_mpjpe_mm"],
             "train_seconds": trained - start,
@@ -192,7 +200,7 @@ def fit(
         if is_best and on_best:
             on_best(epoch, row["mpjpe_mm"])
         print(
-            f"epoch {epoch}/{epochs}  loss {loss:.6f}  MPJPE {row['mpjpe_mm']:.2f} mm  "
+            f"epoch {epoch}/{epochs}  loss {mean_loss:.6f}  MPJPE {row['mpjpe_mm']:.2f} mm  "
             f"P-MPJPE {row['p_mpjpe_mm']:.2f} mm  ({row['train_seconds']:.0f} s training, "
             f"{row['test_seconds']:.0f} s testing)",
             flush=True,
@@ -202,7 +210,8 @@ def fit(
 def training_state(trainer: Trainer) -> dict[str, Any]:
     """What resuming needs beside the run's own records."""
     random_state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    # The processes of a job draw anew each epoch, and rank 0 leaves the others' devices alone.
+    if torch.cuda.is_available() and distributed.world_size() == 1:
         random_state["cuda"] = torch.cuda.get_rng_state_all()
     return {
         **{key: network.state_dict() for key, network in trainer.networks.items()},
@@ -226,6 +235,8 @@ def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, An
         if "cpu" in random_state:
             torch.set_rng_state(random_state["cpu"])
         if torch.cuda.is_available() and "cuda" in random_state:
-            torch.cuda.set_rng_state_all(random_state["cuda"])
+            here = range(torch.cuda.device_count())  # perhaps not as many as where it was saved
+            for device, saved in zip(here, random_state["cuda"], strict=False):
+                torch.cuda.set_rng_state(saved, device)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error

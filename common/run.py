@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import distributed
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import UserError
 from common.files import atomic_write
@@ -32,7 +33,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class Run:
-    """The records of one training run.
+    """The records of one training run. Of several processes, only the main one writes.
 
     Attributes:
         folder: where it writes.
@@ -60,13 +61,15 @@ class Run:
             UserError: the folder exists or cannot be made.
         """
         folder = parent / (name or time.strftime("%Y-%m-%dT%H-%M-%S"))
+        run = cls(folder, description, snapshot)
+        if not distributed.is_main():
+            return run
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             raise UserError(f"{folder} exists: give another --name") from None
         except OSError as error:
             raise UserError(f"cannot make {folder}: {error.strerror}") from error
-        run = cls(folder, description, snapshot)
         write_json(folder / "options.json", description["options"])
         return run
 
@@ -129,6 +132,11 @@ class Run:
         is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
         if is_best:
             self.best = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[BEST], **summary}
+        if distributed.is_main():
+            self._save(row, is_best, training_state)
+        return is_best
+
+    def _save(self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]) -> None:
         state = {
             "epoch": row["epoch"],
             "step": row["step"],
@@ -147,7 +155,6 @@ class Run:
             save_checkpoint(path, state | {"chosen_by": _SNAPSHOT})
         save_checkpoint(self.folder / LAST, state | {"chosen_by": CHOSEN_BY[LAST]})
         self._write_log()
-        return is_best
 
     def _write_log(self) -> None:
         with (

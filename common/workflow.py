@@ -1,12 +1,13 @@
 """The steps that the scripts share, from data to report; each takes values, not flags."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common import report
+from common import distributed, report
 from common.camera import remove_distortion, solve_translation
 from common.engine import Trainer, evaluate, fit, predict, restore_training_state
 from common.errors import UserError
@@ -22,8 +23,9 @@ _PICTURED = 4
 
 def evaluation_loader(dataset: PoseDataset) -> PoseLoader:
     """Batches for testing, of a size that changes no figure: on a CPU small enough for its cache,
-    on a GPU large enough to keep it busy."""
-    return PoseLoader(dataset, batch_size=512 if dataset.inputs_2d.device.type == "cpu" else 16384)
+    on a GPU large enough to keep it busy. Of several processes, each has a part."""
+    batch_size = 512 if dataset.inputs_2d.device.type == "cpu" else 16384
+    return PoseLoader(dataset, batch_size, part=distributed.part())
 
 
 def load_data(
@@ -73,7 +75,7 @@ def report_checkpoint(
     epoch = checkpoint.get("epoch", "not recorded")
     note = f"mm. Epoch {epoch}, chosen by: {chosen_by}; trained on: {trained_on}."
     print(report.format_table(summaries, report.with_remark(note, header)))
-    if results_file:
+    if results_file and distributed.is_main():
         origin = {"checkpoint": path, "epoch": epoch, "chosen_by": chosen_by}
         results = {title: origin | summary for title, summary in summaries.items()}
         write_json(Path(results_file), {**header, "trained_on": trained_on, "results": results})
@@ -86,7 +88,8 @@ def root_errors(trainer: Trainer, dataset: PoseDataset) -> dict[str, dict[str, f
     lens distortion taken out of the 2D joints first, and with it ignored.
     """
     errors: dict[str, list[Tensor]] = {"distortion_removed": [], "distortion_ignored": []}
-    for batch in evaluation_loader(dataset).in_order():
+    every_pose = replace(evaluation_loader(dataset), part=(0, 1))
+    for batch in every_pose.in_order():
         pose = predict(trainer, batch)
         undistorted = remove_distortion(batch.inputs_2d, batch.intrinsics)
         for kind, uv in zip(errors, (undistorted, batch.inputs_2d), strict=True):
@@ -159,12 +162,15 @@ def train(
     """
     print(f"run folder: {run.folder}")
     try:
-        test_loader, on_best = evaluation_loader(test_set), files.save if files else None
+        test_loader = evaluation_loader(test_set)
+        on_best = files.save if files and distributed.is_main() else None
         fit(trainer, run, train_loader, test_loader, epochs, on_best)
     except KeyboardInterrupt:
         if run.history:
             print(f"\nstopped; to go on: --resume {run.last_checkpoint}")
         raise
+    if not distributed.is_main():
+        return
     results = {"last": run.last, "best": run.best}
     titles = {f"{key}, epoch {result['epoch']}": result for key, result in results.items()}
     note = "mm. 'best' is the epoch with the lowest MPJPE on these very test subjects: a choice"

@@ -80,11 +80,16 @@ class PoseBatch:
         dataset: whose poses.
         index: (B,) into it.
         flipped: (B,) bool, which poses are mirrored; None when none is.
+        weight: what the batch's mean loss counts where it is one process's part of a larger one,
+            so that the mean over processes is the mean over the larger one.
+        whole: poses of that larger batch; None when this is all of it.
     """
 
     dataset: PoseDataset
     index: Tensor
     flipped: Tensor | None = None
+    weight: float = 1.0
+    whole: int | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -127,13 +132,16 @@ class PoseLoader:
     resumed run meets the same batches as one that never stopped, on any device.
 
     Attributes:
+        batch_size: poses of a batch, over all processes together.
         flips: an epoch of training has every pose twice, as it is and mirrored.
+        part: (process, processes): give this process's part of every batch, (0, 1) all of it.
     """
 
     dataset: PoseDataset
     batch_size: int
     seed: int = 0
     flips: bool = False
+    part: tuple[int, int] = (0, 1)
 
     @property
     def epoch_size(self) -> int:
@@ -142,17 +150,25 @@ class PoseLoader:
 
     def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
         """The batches of a training epoch; the last may be smaller."""
+        process, processes = self.part
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.epoch_size, generator=generator)
-        for index in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
+        for whole in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
+            index, weight = whole, 1.0
+            # Of fewer poses than processes all take all, which has the same mean.
+            if len(whole) >= processes:
+                index = whole.tensor_split(processes)[process]
+                weight = len(index) * processes / len(whole)
             flipped = index >= len(self.dataset) if self.flips else None
-            yield PoseBatch(self.dataset, index % len(self.dataset), flipped)
+            yield PoseBatch(self.dataset, index % len(self.dataset), flipped, weight, len(whole))
 
     def in_order(self) -> Iterator[PoseBatch]:
-        """All poses once, none mirrored, in the order of the data set."""
+        """All poses of this process's part once, none mirrored, in the order of the data set."""
+        process, processes = self.part
         order = torch.arange(len(self.dataset), device=self.dataset.inputs_2d.device)
-        for index in order.split(self.batch_size):
-            yield PoseBatch(self.dataset, index)
+        for index in order.tensor_split(processes)[process].split(self.batch_size):
+            if len(index):  # none where there are more processes than poses
+                yield PoseBatch(self.dataset, index)
 
 
 def load_pose_datasets(

@@ -1,0 +1,250 @@
+"""Several processes that train one model, as torchrun starts them; one process needs none of it.
+
+    torchrun --nproc_per_node=N main_gcn.py ...        docs/scaling.md has the rules
+
+Every process holds the data, takes its part of each batch, and averages its gradient with the
+others' (``DistributedDataParallel``; gloo between CPUs, nccl between GPUs), so that all hold equal
+weights after every step. Batch normalisation takes its statistics over the whole batch. N processes
+therefore follow one process with the same batch size, up to rounding and the draws of dropout.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+# How long a process waits for the others before it takes them for lost.
+_PATIENCE = timedelta(minutes=10)
+
+
+def world_size() -> int:
+    """Processes of the job."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank() == 0
+
+
+def part() -> tuple[int, int]:
+    """This process and their number, as ``PoseLoader`` takes them."""
+    return rank(), world_size()
+
+
+def joined(main: Callable[[], None]) -> Callable[[], None]:
+    """A script's ``main`` as one process of the job that torchrun's environment describes.
+
+    Only the main process prints. What ends the job is said once, by the process that met it first:
+    a process that ends leaves the others without their partner, and torchrun ends them too.
+    """
+
+    def run() -> None:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            main()
+            return
+        store = _join()
+        try:
+            with ExitStack() as stack:
+                if not is_main():
+                    nothing = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+                    stack.enter_context(redirect_stdout(nothing))
+                    stack.enter_context(redirect_stderr(nothing))
+                main()
+        except SystemExit:  # after --help
+            raise
+        except BaseException as error:
+            if not _is_first(store):
+                sys.stdout.flush()
+                os._exit(2)  # an orderly end might wait for partners that are gone
+            if _is_lost_partner(error):
+                raise UserError(
+                    "another process of the job ended or cannot be reached any more "
+                    f"({_first_line(error)}); the checkpoint of the last whole epoch is kept: go "
+                    "on from it with --resume"
+                ) from error
+            raise
+        _take_leave()
+
+    return run
+
+
+def _join() -> dist.Store:
+    """Meet the other processes; gives what they share.
+
+    Raises:
+        UserError: the environment is not whole, or not all came.
+    """
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        if (local := int(os.environ.get("LOCAL_RANK", 0))) < torch.cuda.device_count():
+            torch.cuda.set_device(local)
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"cannot meet the other processes at {where} ({_first_line(error)}): start all of "
+            "them with torchrun"
+        ) from error
+    return store
+
+
+def _take_leave() -> None:
+    """End together: threads of gloo that outlive the interpreter would abort the process, and they
+    live as long as a model refers to them."""
+    dist.barrier()
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def _is_first(store: dist.Store) -> bool:
+    """Whether no other process has said yet what ends the job."""
+    try:
+        return store.add("the end was said", 1) == 1
+    except RuntimeError:  # the store was lost with its process
+        return True
+
+
+def _is_lost_partner(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:160]
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process where ``device`` is what the job was given.
+
+    Raises:
+        UserError: there are not as many CUDA devices as processes here.
+    """
+    if world_size() == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise UserError(f"--device {device} is one for all processes: give --device cuda")
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= count:
+        raise UserError(f"more processes than the {count} GPUs here: lower --nproc_per_node")
+    return torch.device("cuda", local)
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Give each process its own draws of dropout, by seed, epoch and rank alone, so that a resumed
+    job goes on as if it had not stopped. One process keeps its random state as it is."""
+    if world_size() > 1:
+        torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
+
+
+def add_up(*values: Tensor) -> None:
+    """Put the sum over processes into each tensor."""
+    if world_size() > 1:
+        for value in values:
+            dist.all_reduce(value)
+
+
+def average(value: Tensor) -> None:
+    """Put the mean over processes into a tensor."""
+    add_up(value)
+    value /= world_size()
+
+
+def averaged_loss(networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> Callable:
+    """The loss whose gradient, in every process, is that of the whole batch's mean loss.
+
+    Args:
+        networks: all that ``loss`` trains; they get equal weights in all processes, and their batch
+            normalisation statistics of the whole batch. They remain what checkpoints save.
+        loss: a ``PoseBatch`` -> mean loss over its poses.
+    """
+    if world_size() == 1:
+        return loss
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.forward = partial(_synchronised_batch_norm, module)
+    return nn.parallel.DistributedDataParallel(_Loss(networks, loss))
+
+
+class _Loss(nn.Module):
+    """The whole loss as one module: its forward pass is what announces gradients to DDP."""
+
+    def __init__(self, networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.loss = loss
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss(batch) * batch.weight
+
+
+def _synchronised_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch normalisation of (B, C, ...) in training, with statistics over all processes; torch has
+    this for GPUs only."""
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    channels_last = x.movedim(1, -1)
+    rows = channels_last.flatten(0, -2).float()
+    normalised, mean, variance, count = _Normalise.apply(rows, norm.eps)
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
+    out = torch.addcmul(norm.bias, normalised, norm.weight)
+    return out.view(channels_last.shape).movedim(-1, 1).to(x.dtype)
+
+
+class _Normalise(torch.autograd.Function):
+    """Rows (R, C) -> (x - mean) / sqrt(variance + eps), mean and variance over the rows of all
+    processes. Gives these and the number of rows as well.
+
+    Backward, g the gradient of a normalised value y:  (g - mean(g) - y mean(g y)) / sqrt(...),
+    means over the rows of all processes again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean = x.mean(dim=0)
+        squares = (x - mean).square().sum(dim=0)
+        # Every process's count, mean and squares about its own mean: no cancellation in the sums.
+        parts = x.new_zeros(world_size(), 1 + 2 * x.shape[1])
+        parts[rank()] = torch.cat([x.new_tensor([len(x)]), mean, squares])
+        dist.all_reduce(parts)
+        counts, means, squares = parts.split([1, x.shape[1], x.shape[1]], dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(dim=0) / count
+        variance = (squares + counts * (means - mean).square()).sum(dim=0) / count
+        scale = torch.rsqrt(variance + eps)
+        y = (x - mean) * scale
+        ctx.save_for_backward(y, scale, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return y, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        y, scale, count = ctx.saved_tensors
+        sums = torch.stack([g.sum(dim=0), (g * y).sum(dim=0)])
+        dist.all_reduce(sums)
+        mean_g, mean_gy = sums / count
+        return (g - mean_g - y * mean_gy) * scale, None

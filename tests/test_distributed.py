@@ -1,0 +1,235 @@
+"""Two processes on the CPU against one: the same weights, figures and messages."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import distributed
+from common.checkpoint import load_checkpoint
+from common.engine import Trainer, evaluate, train_one_epoch
+from common.errors import UserError, run_script
+from common.losses import pose_loss
+from common.skeleton import H36M_16
+from data.datasets import H36M
+from data.pose_dataset import PoseLoader, load_pose_datasets
+from models.build import build_model
+from tests.conftest import ROOT, SLICE
+
+# Parts of 7 and 6 poses, and a last batch of 3 to share; then one of a single pose.
+BATCH_SIZES = (13, 191)
+
+
+def start(tmp_path: Path, what: str) -> list[subprocess.Popen]:
+    """Two processes of this file, joined as torchrun would have it, with nobody to end them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.test_distributed", what, str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, **job, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """(exit status, stdout, stderr) of each; a job that hangs fails the test."""
+    try:
+        said = [process.communicate(timeout=60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
+
+
+def train_a_little(folder: Path) -> dict:
+    """Two epochs, as one process or as one of several; gives the weights and what was measured."""
+    (dataset,) = load_pose_datasets(H36M, folder, [H36M.subjects_test], H36M_16)
+    torch.manual_seed(distributed.rank())  # the processes start with different weights
+    if distributed.is_main():
+        torch.manual_seed(3)
+    model = build_model(
+        {"joints": 16, "hid_dim": 8, "num_layers": 1, "non_local": "grouped", "dropout": 0.0}
+    )
+    networks = {"state_dict": model}
+
+    def loss(batch):
+        return pose_loss(model(batch.inputs_2d), batch.targets_3d, "mse", 0.1)
+
+    trainer = Trainer(
+        networks=networks,
+        loss=distributed.averaged_loss([model], loss),
+        predict=lambda batch: model(batch.inputs_2d),
+        # Plain descent: Adam blows rounding up where a gradient is zero.
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
+        rate=lambda step, epoch: 0.05,
+        max_norm=1.0,
+    )
+    found = {"losses": [], "errors": []}
+    for epoch, batch_size in enumerate(BATCH_SIZES, 1):
+        loader = PoseLoader(dataset, batch_size, part=distributed.part())
+        found["losses"].append(train_one_epoch(trainer, loader, epoch, 0)[0])
+        found["errors"].append(evaluate(trainer, loader))
+    found["weights"] = model.state_dict()
+    return found
+
+
+def as_one_of_two() -> None:
+    """What each of the two processes does."""
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    rank = distributed.rank()
+    print(f"rank {rank} joined", flush=True)
+    if what == "train":
+        torch.save(train_a_little(folder), folder / f"rank{rank}.pt")
+        return
+    total = torch.ones(3)
+    distributed.add_up(total)
+    if what == "all raise" or (what == "one raises" and rank == 1):
+        raise UserError("the file of 3D poses is damaged")
+    if what == "one dies" and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(1000):
+        distributed.add_up(total)
+
+
+def test_two_processes_follow_one(h36m_folder):
+    ended = finish(start(h36m_folder, "train"))
+    assert [(status, err) for status, _, err in ended] == [(0, ""), (0, "")], ended
+    assert [out for _, out, _ in ended] == ["rank 0 joined\n", ""]  # only the main one prints
+    zero, one = (torch.load(h36m_folder / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    alone = train_a_little(h36m_folder)
+    assert zero["losses"] == one["losses"] and zero["errors"] == one["errors"]
+    for name, tensor in alone["weights"].items():
+        assert torch.equal(zero["weights"][name], one["weights"][name]), name
+        # One pose seen twice has the variance of one pose, but not the unbiased one.
+        tolerance = 2e-2 if "running_var" in name else 1e-5
+        assert torch.allclose(zero["weights"][name], tensor, rtol=tolerance, atol=1e-5), name
+    assert zero["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    for two, single in zip(zero["errors"], alone["errors"], strict=True):
+        assert two["frames"] == single["frames"] == 192
+        for action, row in single["per_action"].items():
+            assert two["per_action"][action]["frames"] == row["frames"]
+    assert zero["errors"][0]["mpjpe_mm"] == pytest.approx(alone["errors"][0]["mpjpe_mm"], abs=0.01)
+    # the statistics are moving, so the above is no comparison of what was never touched
+    assert alone["weights"]["gconv_layers.1.non_local.W.1.weight"].abs().max() > 0
+
+
+@pytest.mark.parametrize("what", ["all raise", "one raises", "one dies"])
+def test_a_failing_process_ends_the_job_with_one_message(tmp_path, what):
+    ended = finish(start(tmp_path, what))
+    assert "Traceback" not in "".join(err for *_, err in ended)
+    said = [err for *_, err in ended if err]
+    assert len(said) == 1 and said[0].count("\n") == 1
+    assert [status for status, *_ in ended] == [2, -signal.SIGKILL if what == "one dies" else 2]
+    if what == "one dies":
+        assert "another process of the job ended" in said[0] and "--resume" in said[0]
+    else:
+        assert said[0] == "error: the file of 3D poses is damaged\n"
+
+
+def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp_path):
+    import main_gcn  # here, since the processes above start sooner without it
+
+    flags = [*SLICE, "-b", "48", "-c", tmp_path]
+    together = [*flags, "-e", 2, "--snapshot", 1, "--name", "two"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         ROOT / "main_gcn.py", *map(str, together)],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/2") == 1 and done.stdout.count("run folder") == 1
+    assert call(main_gcn.main, *flags, "-e", 2, "--name", "one")[0] == 0
+    rows = {}
+    for name in ("one", "two"):
+        with (tmp_path / name / "log.csv").open() as stream:
+            rows[name] = list(csv.DictReader(stream))
+    for one, two in zip(rows["one"], rows["two"], strict=True):
+        assert one["step"] == two["step"]
+        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3)
+        for metric in ("mpjpe_mm", "p_mpjpe_mm"):
+            assert abs(float(one[metric]) - float(two[metric])) < 1
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    more = sorted(path.name for path in (tmp_path / "two").iterdir() if "epoch" not in path.name)
+    assert names == more
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert results["results"]["last"]["frames"] == results["test_poses"]
+    # One process goes on from the first epoch of two.
+    early = tmp_path / "early.pth.tar"
+    (tmp_path / "two" / "ckpt_epoch_001.pth.tar").rename(early)
+    status, _, err = call(
+        main_gcn.main, "--resume", early, "--device", "cpu", "-c", tmp_path, "--name", "resumed"
+    )
+    assert (status, err) == (0, "")
+    a, b = (load_checkpoint(tmp_path / n / "ckpt_last.pth.tar") for n in ("two", "resumed"))
+    assert a["step"] == b["step"] and a["state_dict"].keys() == b["state_dict"].keys()
+    assert abs(a["error"] - b["error"]) < 1
+
+
+def test_parts_of_a_batch_make_the_whole(h36m_folder):
+    (dataset,) = load_pose_datasets(H36M, h36m_folder, [H36M.subjects_test], H36M_16)
+    for processes in (2, 3, 7):
+        whole = PoseLoader(dataset, 19, seed=1, flips=True)
+        parts = [
+            PoseLoader(dataset, 19, 1, True, (process, processes)) for process in range(processes)
+        ]
+        for batch, *shares in zip(whole.shuffled(4), *(p.shuffled(4) for p in parts), strict=True):
+            assert batch.weight == 1.0 and batch.whole == len(batch)
+            assert all(share.whole == len(batch) for share in shares)
+            if len(batch) >= processes:
+                assert torch.equal(torch.cat([s.index for s in shares]), batch.index)
+                assert torch.equal(torch.cat([s.flipped for s in shares]), batch.flipped)
+            # the mean over processes of the weighted means is the mean of the whole
+            mean = sum(s.weight * s.targets_3d.double().mean() for s in shares) / processes
+            assert torch.allclose(mean, batch.targets_3d.double().mean())
+        tested = torch.cat([batch.index for p in parts for batch in p.in_order()])
+        assert torch.equal(tested, torch.arange(len(dataset)))
+
+
+def test_more_processes_than_poses(h36m_folder):
+    (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9"]], H36M_16, actions=["Sitting"])
+    parts = [PoseLoader(dataset, 512, part=(process, 100)) for process in range(100)]
+    sizes = [[len(batch) for batch in p.in_order()] for p in parts]
+    assert sum(map(sum, sizes)) == len(dataset) == 48 and [] in sizes
+
+
+def test_one_process_needs_nothing_of_this(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    called = []
+    distributed.joined(lambda: called.append(distributed.part()))()
+    assert called == [(0, 1)] and distributed.is_main()
+
+    def loss(batch):
+        return batch
+
+    assert distributed.averaged_loss([], loss) is loss
+    before = torch.get_rng_state()
+    distributed.seed_epoch(0, 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_environment_that_is_not_whole(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="torchrun"):
+        distributed.joined(lambda: None)()
+
+
+if __name__ == "__main__":
+    run_script(distributed.joined(as_one_of_two))
