@@ -11,6 +11,7 @@ therefore follow one process with the same batch size, up to rounding and the dr
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -22,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, run_script
 
 # How long a process waits for the others before it takes them for lost.
 _PATIENCE = timedelta(minutes=10)
@@ -67,20 +68,14 @@ def joined(main: Callable[[], None]) -> Callable[[], None]:
                     stack.enter_context(redirect_stdout(nothing))
                     stack.enter_context(redirect_stderr(nothing))
                 main()
+            _take_leave()
         except SystemExit:  # after --help
             raise
         except BaseException as error:
-            if not _is_first(store):
-                sys.stdout.flush()
-                os._exit(2)  # an orderly end might wait for partners that are gone
-            if _is_lost_partner(error):
-                raise UserError(
-                    "another process of the job ended or cannot be reached any more "
-                    f"({_first_line(error)}); the checkpoint of the last whole epoch is kept: go "
-                    "on from it with --resume"
-                ) from error
-            raise
-        _take_leave()
+            status = _say(error) if _is_first(store) else 2
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)  # an orderly end might wait for partners that are gone
 
     return run
 
@@ -124,10 +119,25 @@ def _is_first(store: dist.Store) -> bool:
         return True
 
 
-def _is_lost_partner(error: BaseException) -> bool:
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
+def _say(error: BaseException) -> int:
+    """Tell what ended the job, as a script does; gives the exit status."""
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        error = UserError(
+            "another process of the job ended or cannot be reached any more "
+            f"({_first_line(error)}); the checkpoint of the last whole epoch is kept: go on from "
+            "it with --resume"
+        )
+
+    def raise_it() -> None:
+        raise error
+
+    try:
+        run_script(raise_it)
+    except SystemExit as stop:
+        return stop.code
+    except BaseException:
+        traceback.print_exc()
+    return 1
 
 
 def _first_line(error: BaseException) -> str:
