@@ -87,7 +87,7 @@ def build_trainer(model: ModulatedGCN, args: argparse.Namespace) -> Trainer:
     return Trainer(
         networks={"state_dict": model},
         loss=lambda batch: pose_loss(
-            model(batch.inputs_2d), batch.targets_3d, "mse", args.weight_l1
+            model(batch.inputs_2d), batch.targets_3d, args.loss, args.weight_l1
         ),
         predict=lambda batch: model(batch.inputs_2d),
         optimizer=adam(model.parameters(), args.lr),

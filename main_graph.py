@@ -214,7 +214,7 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace) -> Trainer:
 
     def loss(batch: PoseBatch) -> Tensor:
         pose, target = lifter.network(batch.inputs_2d), batch.targets_3d
-        total = pose_loss(pose, target, "mpjpe", args.weight_l1)
+        total = pose_loss(pose, target, args.loss, args.weight_l1)
         if lifter.post_refine is not None:
             refined = lifter.refine(pose, batch)
             total = total + mpjpe(refined, target).mean()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from common.losses import LOSSES
 from common.parser import Parser
 from common.skeleton import SKELETONS
 from data.datasets import DATASETS
@@ -49,9 +50,10 @@ def parse_gcn(
     model.add_argument("--non_local", action=_SWITCH, default=False,
                        help="grouped non-local blocks over joints, as in SemGCN (16 joints only)")
     training = parser.add_argument_group("training")
-    _training_flags(training, batch_size=64, epochs=50, lr=1e-3)
+    _training_flags(training, batch_size=64, epochs=50, lr=1e-3, loss="mse")
     training.add_argument("--weight_L1_norm", "--lamda", dest="weight_l1", type=_fraction,
-                          default=0.1, metavar="W", help="share of L1 in the loss, the rest is MSE")
+                          default=0.1, metavar="W",
+                          help="share of L1 in the loss, the rest is --loss")
     training.add_argument("--lr_decay", type=_positive_int, default=100_000, metavar="STEPS",
                           help="the rate is multiplied by --lr_gamma every so many steps")
     training.add_argument("--lr_gamma", type=_positive, default=0.96, metavar="FACTOR",
@@ -86,10 +88,10 @@ def parse_graph(
     _refinement_flags(parser.add_argument_group("refinement"))
     training = parser.add_argument_group("training")
     training.add_argument("--pro_train", type=int, choices=(0, 1), default=0, help="1 trains")
-    _training_flags(training, batch_size=256, epochs=30, lr=5e-3)
+    _training_flags(training, batch_size=256, epochs=30, lr=5e-3, loss="mpjpe")
     training.add_argument("--weight_L1_norm", "--norm", dest="weight_l1", type=_fraction,
                           default=0.01, metavar="W",
-                          help="share of L1 in the loss, the rest is MPJPE")
+                          help="share of L1 in the loss, the rest is --loss")
     training.add_argument("--lr_decay", type=_positive, default=0.9, metavar="FACTOR",
                           help="the rate is multiplied by this every --large_decay_epoch epochs")
     training.add_argument("--large_decay_epoch", type=_positive_int, default=4, metavar="N",
@@ -220,7 +222,7 @@ def _size_flags(group: argparse._ArgumentGroup, hid_dim: int, dropout: float) ->
 
 
 def _training_flags(
-    group: argparse._ArgumentGroup, batch_size: int, epochs: int, lr: float
+    group: argparse._ArgumentGroup, batch_size: int, epochs: int, lr: float, loss: str
 ) -> None:
     group.add_argument("-b", "--batch_size", "--batchSize", type=_positive_int, default=batch_size,
                        metavar="B",
@@ -230,6 +232,9 @@ def _training_flags(
                        help="passes over the training set; a resumed run goes on to this number")
     group.add_argument("--lr", "--learning_rate", type=_positive, default=lr,
                        help="learning rate at the start")
+    group.add_argument("--loss", choices=LOSSES, default=loss,
+                       help="main term of the loss: mean of squares, of joints' distances, of "
+                       "absolute values, or of these squared below 10 mm; see --weight_L1_norm")
     group.add_argument("--seed", type=_natural, default=0,
                        help="of the first weights, the order of poses and dropout")
 
