@@ -13,19 +13,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import opt
 from common import distributed
 from common.acceleration import accelerate, adam
+from common.averaging import WeightAverage
 from common.checkpoint import check_model, load_checkpoint, load_weights
-from common.engine import Trainer, exponential_rate, select_device
+from common.engine import Predictor, Trainer, exponential_rate, select_device
 from common.errors import UserError, run_script
+from common.lifting import Lifter
 from common.losses import pose_loss
 from common.report import describe_data
-from common.workflow import load_data, open_run, report_checkpoint, train
-from data.pose_dataset import PoseLoader
+from common.skeleton import SKELETONS
+from common.workflow import load_data, open_run, report_checkpoint, train, with_focal_scale
+from data.pose_dataset import PoseBatch, PoseLoader
 from models.build import build_model, count_parameters
-from models.modulated_gcn import ModulatedGCN
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,31 +42,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     arguments = model_arguments(args)
-    model = build_model(arguments)
+    lifter = Lifter(
+        build_model(arguments).to(device), opt.view(args), SKELETONS[args.joints], args.flip_test
+    )
     if checkpoint:
         check_model(path, checkpoint["model"], arguments)
-        load_weights(path, model, checkpoint["state_dict"])
-    trainer = build_trainer(model.to(device), args)
-    accelerate(trainer.networks.values(), device, args.compile, args.tf32)
+        load_weights(path, lifter.network, checkpoint["state_dict"])
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not args.evaluate, device=device
     )
+    lifter.check_data(test_set)
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
         "model": arguments,
-        "parameters": count_parameters(model),
+        "parameters": count_parameters(lifter.network),
+        "flip_test": args.flip_test,
+        "intrinsics": lifter.describe_intrinsics(),
     }
     if args.evaluate:
-        readings = {"evaluated": trainer}
+        accelerate([lifter.network], device, args.compile, args.tf32)
+        readings = {"evaluated": Predictor(lifter.networks(), lifter.predict, args.amp)}
+        test_set, header = with_focal_scale(test_set, args.focal_scale, header)
         report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
         return
+    loader = PoseLoader(
+        train_set[0],
+        args.batch_size,
+        args.seed,
+        part=distributed.part(),
+        augmentation=opt.augmentation(args),
+    )
+    trainer = build_trainer(lifter, args, loader.epoch_steps)
+    accelerate(trainer.every_network(), device, args.compile, args.tf32)
     description = {
         "model": arguments,
         "dataset": opt.describe_training_data(args, train_set[0].subjects),
         "options": opt.settings(args),
     }
     run = open_run(path, checkpoint, trainer, opt.run_options(args), description)
-    loader = PoseLoader(train_set[0], args.batch_size, args.seed, part=distributed.part())
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
 
 
@@ -75,24 +91,34 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "joints": args.joints,
         "hid_dim": args.hid_dim,
         "num_layers": args.num_layers,
-        "in_dim": 2,
+        "in_dim": opt.view(args).in_dim,
         "out_dim": 3,
         "dropout": args.dropout,
         "non_local": "grouped" if args.non_local else None,
         "modulation_init": "ones",
+        "camera_rays": args.camera_rays,
+        "root_view": args.root_view,
     }
 
 
-def build_trainer(model: ModulatedGCN, args: argparse.Namespace) -> Trainer:
+def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) -> Trainer:
+    """Training of the network; tested is what is trained, or its running average."""
+
+    def loss(batch: PoseBatch) -> Tensor:
+        pose, target, _ = lifter.in_view(batch)
+        return pose_loss(pose, target, args.loss, args.weight_l1)
+
+    average = WeightAverage(lifter.networks(), args.ema) if args.ema else None
+    tested = lifter.averaged(average)
+    published = exponential_rate(args.lr, args.lr_gamma, args.lr_decay)
     return Trainer(
-        networks={"state_dict": model},
-        loss=lambda batch: pose_loss(
-            model(batch.inputs_2d), batch.targets_3d, args.loss, args.weight_l1
-        ),
-        predict=lambda batch: model(batch.inputs_2d),
-        optimizer=adam(model.parameters(), args.lr),
-        rate=exponential_rate(args.lr, args.lr_gamma, args.lr_decay),
-        max_norm=1.0 if args.max_norm else None,
+        networks=tested.networks(),
+        predict=tested.predict,
+        loss=loss,
+        optimizer=adam(lifter.network.parameters(), args.lr, weight_decay=opt.weight_decay(args)),
+        rate=opt.learning_rate(args, published, args.epochs * epoch_steps),
+        max_norm=args.max_norm or None,
+        average=average,
         amp=args.amp,
     )
 

@@ -21,19 +21,28 @@ from torch import Tensor, nn
 import opt
 from common import distributed
 from common.acceleration import accelerate, adam
+from common.averaging import WeightAverage
 from common.camera import lift_again, remove_distortion, solve_translation
 from common.checkpoint import check_model, load_weights
-from common.engine import Trainer, select_device, step_rate
+from common.engine import Predictor, Trainer, select_device, step_rate
 from common.errors import UserError, run_script
+from common.input_view import rotate
+from common.lifting import Lifter
 from common.losses import pose_loss, symmetry_loss
 from common.metrics import mpjpe
 from common.published import ModelFiles, load_model_file, load_model_folder
 from common.report import describe_data, format_root_errors
-from common.skeleton import SKELETONS, Skeleton
-from common.workflow import load_data, open_run, report_checkpoint, root_errors, train
+from common.skeleton import SKELETONS
+from common.workflow import (
+    load_data,
+    open_run,
+    report_checkpoint,
+    root_errors,
+    train,
+    with_focal_scale,
+)
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
 from models.build import build_model, count_parameters
-from models.modulated_gcn import ModulatedGCN
 from models.pose_refine import PoseRefine
 
 _SYMMETRY_WEIGHT = 0.01
@@ -51,23 +60,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     arguments = model_arguments(args)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
-    trainer = build_trainer(lifter, args)
-    accelerate(trainer.networks.values(), device, args.compile, args.tf32)
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not testing, device=device
     )
-    if (lifter.post_refine or args.show_root) and not test_set.intrinsics.isfinite().all():
-        raise UserError(f"the cameras of {args.dataset} are not known: use --no-post_refine")
+    lifter.check_data(test_set)
+    if args.show_root and not test_set.intrinsics.isfinite().all():
+        raise UserError(f"the cameras of {args.dataset} are not known: leave out --show_root")
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
         "model": arguments,
         "parameters": sum(map(count_parameters, lifter.networks().values())),
-        "test_augmentation": args.test_augmentation,
+        "flip_test": args.flip_test,
         "root_depth": lifter.describe_root_depth(),
+        "intrinsics": lifter.describe_intrinsics(),
     }
     if testing:
-        report_weights(args, lifter, trainer, test_set, path, checkpoint, header)
+        accelerate(lifter.networks().values(), device, args.compile, args.tf32)
+        report_weights(args, lifter, test_set, path, checkpoint, header)
         return
+    loader = PoseLoader(
+        train_set[0],
+        args.batch_size,
+        args.seed,
+        flips=args.data_augmentation,
+        part=distributed.part(),
+        augmentation=opt.augmentation(args),
+    )
+    trainer = build_trainer(lifter, args, loader.epoch_steps)
+    accelerate(trainer.every_network(), device, args.compile, args.tf32)
     description = {
         "model": arguments,
         "dataset": opt.describe_training_data(args, train_set[0].subjects),
@@ -75,26 +95,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     resumed = checkpoint if args.resume else None
     run = open_run(path, resumed, trainer, opt.run_options(args), description)
-    files = model_files(args, lifter, run) if args.save_model else None
-    loader = PoseLoader(
-        train_set[0], args.batch_size, args.seed, args.data_augmentation, distributed.part()
-    )
+    files = model_files(args, lifter, trainer, run) if args.save_model else None
     train(trainer, run, loader, test_set, args.epochs, header, args.results, files)
 
 
 def report_weights(
     args: argparse.Namespace,
-    lifter: "Lifter",
-    trainer: Trainer,
+    lifter: "RefiningLifter",
     test_set: PoseDataset,
     path: str,
     checkpoint: dict[str, Any],
     header: dict[str, Any],
 ) -> None:
     """The table of the network's pose and, if there is refinement, of the refined one."""
-    readings = {"xyz": replace(trainer, predict=lifter.predict_xyz)}
+    readings = {"xyz": Predictor(lifter.networks(), lifter.predict, args.amp)}
     if lifter.post_refine:
-        readings["post"] = replace(trainer, predict=lifter.predict_post)
+        readings["post"] = replace(readings["xyz"], predict=lifter.predict_post)
+    test_set, header = with_focal_scale(test_set, args.focal_scale, header)
     if args.show_root:
         header["root_position_error_mm"] = root_errors(readings["xyz"], test_set)
         print(format_root_errors(header["root_position_error_mm"]))
@@ -123,28 +140,41 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "joints": args.joints,
         "hid_dim": args.hid_dim,
         "num_layers": args.num_layers,
-        "in_dim": 2,
+        "in_dim": opt.view(args).in_dim,
         "out_dim": 3,
         "dropout": args.dropout,
         "non_local": "embedded" if args.non_local else None,
         "modulation_init": "xavier",
+        "camera_rays": args.camera_rays,
+        "root_view": args.root_view,
     }
 
 
 @dataclass
-class Lifter:
-    """The network, with what detected 2D adds to it: mirrored twins at test, and refinement."""
+class RefiningLifter(Lifter):
+    """The network, and pose refinement if there is any.
 
-    network: ModulatedGCN
+    Attributes:
+        true_root_depth: refinement takes the root's depth from the ground truth.
+    """
+
     post_refine: PoseRefine | None
-    skeleton: Skeleton
-    flip_test: bool
     true_root_depth: bool
 
     def networks(self) -> dict[str, nn.Module]:
-        """By the keys of their weights in a checkpoint."""
-        both = {"state_dict": self.network, "post_refine": self.post_refine}
-        return {key: network for key, network in both.items() if network is not None}
+        refinement = {"post_refine": self.post_refine} if self.post_refine else {}
+        return super().networks() | refinement
+
+    def averaged(self, average: WeightAverage | None) -> "RefiningLifter":
+        refinement = average.networks.get("post_refine") if average else self.post_refine
+        return replace(super().averaged(average), post_refine=refinement)
+
+    def check_data(self, dataset: PoseDataset) -> None:
+        if self.post_refine and not dataset.intrinsics.isfinite().all():
+            raise UserError(
+                f"the cameras of {dataset.info.name} are not known: use --no-post_refine"
+            )
+        super().check_data(dataset)
 
     def describe_root_depth(self) -> str | None:
         """Where refinement has the root's depth from: a figure made with the truth must say so."""
@@ -154,17 +184,9 @@ class Lifter:
             return "refinement uses ground-truth root depth"
         return "refinement uses root depth estimated from the prediction"
 
-    def predict_xyz(self, batch: PoseBatch) -> Tensor:
-        """The network's pose (B, J, 3); with ``flip_test`` the mean with its mirrored twin."""
-        pose = self.network(batch.inputs_2d)
-        if not self.flip_test:
-            return pose
-        twin = self.network(self.skeleton.flip(batch.inputs_2d))
-        return (pose + self.skeleton.flip(twin)) / 2
-
     def predict_post(self, batch: PoseBatch) -> Tensor:
         """The refined pose (B, J, 3)."""
-        return self.refine(self.predict_xyz(batch), batch)
+        return self.refine(self.predict(batch), batch)
 
     def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
         depth = batch.root_3d[:, 2]
@@ -183,7 +205,7 @@ def build_lifter(
     checkpoint: dict[str, Any] | None,
     testing: bool,
     device: torch.device,
-) -> Lifter:
+) -> RefiningLifter:
     """The networks, with the weights of the checkpoint if there is one."""
     weights = checkpoint or {}
     refined = args.post_refine
@@ -193,11 +215,12 @@ def build_lifter(
         raise UserError(f"{path} holds no refinement: give a folder that does, or --no-post_refine")
     if args.save_out_type == "post" and not refined:
         raise UserError("--save_out_type post needs --post_refine")
-    lifter = Lifter(
+    lifter = RefiningLifter(
         network=build_model(arguments),
-        post_refine=PoseRefine(args.joints) if refined else None,
+        view=opt.view(args),
         skeleton=SKELETONS[args.joints],
-        flip_test=args.test_augmentation,
+        flip_test=args.flip_test,
+        post_refine=PoseRefine(args.joints) if refined else None,
         true_root_depth=args.root_depth == "gt",
     )
     if weights:
@@ -209,43 +232,54 @@ def build_lifter(
     return lifter
 
 
-def build_trainer(lifter: Lifter, args: argparse.Namespace) -> Trainer:
-    """The published training: of the network, or of network and refinement together."""
+def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps: int) -> Trainer:
+    """Training of the network, or of network and refinement together; tested is what is trained,
+    or its running average."""
 
     def loss(batch: PoseBatch) -> Tensor:
-        pose, target = lifter.network(batch.inputs_2d), batch.targets_3d
+        pose, target, rotation = lifter.in_view(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
         if lifter.post_refine is not None:
-            refined = lifter.refine(pose, batch)
-            total = total + mpjpe(refined, target).mean()
+            refined = lifter.refine(rotate(pose, rotation, back=True), batch)
+            total = total + mpjpe(refined, batch.targets_3d).mean()
             if args.sym_penalty:
                 symmetry = symmetry_loss(refined, lifter.skeleton, args.sym_signed)
                 total = total + _SYMMETRY_WEIGHT * symmetry
         return total
 
     networks = lifter.networks()
-    parameters = [p for network in networks.values() for p in network.parameters()]
-    post = out_type(args, lifter) == "post"
+    average = WeightAverage(networks, args.ema) if args.ema else None
+    tested = lifter.averaged(average)
+    published = step_rate(args.lr, args.lr_decay, args.large_decay_epoch)
     return Trainer(
-        networks=networks,
+        networks=tested.networks(),
+        predict=tested.predict_post if out_type(args, lifter) == "post" else tested.predict,
         loss=loss,
-        predict=lifter.predict_post if post else lifter.predict_xyz,
-        optimizer=adam(parameters, args.lr, amsgrad=True),
-        rate=step_rate(args.lr, args.lr_decay, args.large_decay_epoch),
-        max_norm=None,
+        optimizer=adam(
+            [p for network in networks.values() for p in network.parameters()],
+            args.lr,
+            amsgrad=args.optimizer == "adam",
+            weight_decay=opt.weight_decay(args),
+        ),
+        rate=opt.learning_rate(args, published, args.epochs * epoch_steps),
+        max_norm=args.max_norm or None,
+        average=average,
         amp=args.amp,
     )
 
 
-def out_type(args: argparse.Namespace, lifter: Lifter) -> str:
+def out_type(args: argparse.Namespace, lifter: RefiningLifter) -> str:
     """Which of the two poses the best epoch is chosen by."""
     return args.save_out_type or ("post" if lifter.post_refine else "xyz")
 
 
-def model_files(args: argparse.Namespace, lifter: Lifter, run: Any) -> ModelFiles:
+def model_files(
+    args: argparse.Namespace, lifter: RefiningLifter, trainer: Trainer, run: Any
+) -> ModelFiles:
     """Where the best weights go under their published names."""
     folder = Path(args.save_dir) if args.save_dir else run.folder
-    files = ModelFiles(folder, out_type(args, lifter), lifter.networks())
+    model = run.description["model"] if lifter.view.uses_intrinsics else None
+    files = ModelFiles(folder, out_type(args, lifter), trainer.networks, model)
     if run.best:
         files.remember(run.best["epoch"], run.best["mpjpe_mm"])
     return files

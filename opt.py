@@ -9,15 +9,37 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from common.engine import Rate, cosine_rate, warmed_up
+from common.input_view import InputView
 from common.losses import LOSSES
 from common.parser import Parser
 from common.skeleton import SKELETONS
+from data.augment import Augmentation
 from data.datasets import DATASETS
 
 _SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
-CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name")
+CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "focal_scale")
+# Flags that a recipe sets together; those typed beside it win.
+RECIPES = {
+    "strong": {
+        "camera_rays": True,
+        "root_view": True,
+        "augment": True,
+        "loss": "mpjpe",
+        "weight_l1": 0.0,
+        "optimizer": "adamw",
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "warmup": 1000,
+        "ema": 0.9995,
+        "max_norm": 1.0,
+        "batch_size": 256,
+        "epochs": 3,
+        "flip_test": True,
+    },
+}
 # Flags of old commands that have no effect here, each with what takes its place.
 _IGNORED_GCN = {"num_workers": "the data lie in memory whole"}
 _IGNORED_GRAPH = {
@@ -58,8 +80,10 @@ def parse_gcn(
                           help="the rate is multiplied by --lr_gamma every so many steps")
     training.add_argument("--lr_gamma", type=_positive, default=0.96, metavar="FACTOR",
                           help="see --lr_decay")
-    training.add_argument("--no_max", dest="max_norm", action="store_false",
-                          help="do not clip gradients (default: to norm 1)")
+    training.add_argument("--no_max", dest="max_norm", action="store_const", const=0.0,
+                          default=argparse.SUPPRESS,
+                          help="do not clip gradients: --max_norm 0")
+    _recipe_flags(parser, schedule="exponential", max_norm=1.0, flip_test=False)
     _run_flags(parser)
     _ignored_flags(parser, _IGNORED_GCN)
     return _parse(parser, argv, defaults)
@@ -79,8 +103,6 @@ def parse_graph(
                       help="default: 16 for the sh_ detectors, else 17")
     data.add_argument("--data_augmentation", action=_SWITCH, default=True,
                       help="train on every pose twice, as it is and mirrored")
-    data.add_argument("--test_augmentation", action=_SWITCH, default=True,
-                      help="test the mean of the pose and of its mirrored twin, turned back")
     model = parser.add_argument_group("model")
     _size_flags(model, hid_dim=384, dropout=0.2)
     model.add_argument("--non_local", action=_SWITCH, default=True,
@@ -96,6 +118,7 @@ def parse_graph(
                           help="the rate is multiplied by this every --large_decay_epoch epochs")
     training.add_argument("--large_decay_epoch", type=_positive_int, default=4, metavar="N",
                           help="see --lr_decay")
+    _recipe_flags(parser, schedule="step", max_norm=0.0, flip_test=True)
     _weights_flags(parser.add_argument_group("weights"))
     _run_flags(parser)
     parser.add_argument("--show_protocol2", action="store_true",
@@ -107,6 +130,46 @@ def parse_graph(
     if args.joints is None:
         args.joints = 16 if args.keypoints.startswith("sh_") else 17
     return args
+
+
+def _recipe_flags(parser: Parser, schedule: str, max_norm: float, flip_test: bool) -> None:
+    """Ways of training and testing beyond the published ones."""
+    group = parser.add_argument_group("recipe")
+    group.add_argument("--recipe", choices=sorted(RECIPES), default=None,
+                       help="sets the flags of this group, --loss, --weight_L1_norm, --lr, "
+                       "--batch_size and --epochs together; those typed beside it win")
+    group.add_argument("--camera_rays", action=_SWITCH, default=False,
+                       help="the network sees rays x/z, y/z with the lens taken out: it needs the "
+                       "cameras' intrinsics")
+    group.add_argument("--root_view", action=_SWITCH, default=False,
+                       help="the network sees the rays as a camera that looks straight at the "
+                       "root, and where the root is: it needs the intrinsics")
+    group.add_argument("--augment", action=_SWITCH, default=False,
+                       help="train on changed bodies, turned about the vertical and mirrored, "
+                       "projected anew each time")
+    group.add_argument("--bone_sigma", type=_non_negative, default=0.05, metavar="S",
+                       help="--augment: bone lengths times exp(N(0, S)), by kind of bone")
+    group.add_argument("--size_sigma", type=_non_negative, default=0.03, metavar="S",
+                       help="--augment: the body's size times exp(N(0, S))")
+    group.add_argument("--turn", type=_share, default=0.5, metavar="P",
+                       help="--augment: probability of a turn about the vertical")
+    group.add_argument("--tilt", type=_non_negative, default=0.0, metavar="DEG",
+                       help="--augment: a turn by N(0, DEG) about a horizontal axis")
+    group.add_argument("--optimizer", choices=("adam", "adamw"), default="adam",
+                       help="adamw decays the weights")
+    group.add_argument("--weight_decay", type=_non_negative, default=0.01, metavar="W",
+                       help="of --optimizer adamw")
+    group.add_argument("--schedule", choices=(schedule, "cosine"), default=schedule,
+                       help="of the learning rate; cosine falls to zero at the last step")
+    group.add_argument("--warmup", type=_natural, default=0, metavar="STEPS",
+                       help="the learning rate rises from zero in so many steps")
+    group.add_argument("--ema", type=_fraction, default=0.0, metavar="DECAY",
+                       help="test and save the exponential average of weights and statistics; "
+                       "0 does not")
+    group.add_argument("--max_norm", type=_non_negative, default=max_norm, metavar="NORM",
+                       help="gradients are clipped to this norm; 0 leaves them")
+    group.add_argument("--flip_test", "--test_augmentation", action=_SWITCH, default=flip_test,
+                       help="test the mean of the pose and of its mirrored twin, turned back")
 
 
 def _refinement_flags(group: argparse._ArgumentGroup) -> None:
@@ -156,6 +219,28 @@ def data_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def view(args: argparse.Namespace) -> InputView:
+    """What the network is given of the 2D joints."""
+    return InputView(args.camera_rays, args.root_view)
+
+
+def augmentation(args: argparse.Namespace) -> Augmentation | None:
+    """How training poses are changed, if they are."""
+    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
+    return Augmentation(*strengths) if args.augment else None
+
+
+def weight_decay(args: argparse.Namespace) -> float | None:
+    """Of AdamW; None for Adam, which has none."""
+    return args.weight_decay if args.optimizer == "adamw" else None
+
+
+def learning_rate(args: argparse.Namespace, published: Rate, steps: int) -> Rate:
+    """The schedule: the script's published one or a cosine over so many steps, warmed up."""
+    rate = cosine_rate(args.lr, steps) if args.schedule == "cosine" else published
+    return warmed_up(rate, args.warmup)
+
+
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the run, as the argument of ``common.workflow.open_run``."""
     return {key: getattr(args, key) for key in ("checkpoint", "name", "snapshot", "epochs")}
@@ -191,6 +276,8 @@ def _parse(
     parser: Parser, argv: Sequence[str] | None, defaults: dict[str, Any] | None
 ) -> argparse.Namespace:
     known = {action.dest for action in parser._actions if action.dest not in CALL_FLAGS}
+    recipe = RECIPES.get(parser.parse_args(argv).recipe, {})
+    parser.set_defaults(**recipe)
     parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
     args = parser.parse_args(argv)
     if args.evaluate and args.resume:
@@ -254,6 +341,9 @@ def _run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--evaluate", "--eva", default=None, metavar="CKPT",
                        help="test this checkpoint, ours or a published one; do not train")
+    group.add_argument("--focal_scale", type=_positive, default=1.0, metavar="F",
+                       help="test: give the network a focal length that is wrong by this factor, "
+                       "to see what a wrong field of view costs")
     group.add_argument("-r", "--resume", default=None, metavar="CKPT",
                        help="go on exactly where this checkpoint stopped, with its run's flags")
     group.add_argument("-c", "--checkpoint", default=None, metavar="DIR",
@@ -290,6 +380,8 @@ _natural = _number(int, lambda n: n >= 0, "a whole number from 0")
 _positive_int = _number(int, lambda n: n >= 1, "a whole number from 1")
 _even_int = _number(int, lambda n: n >= 2 and n % 2 == 0, "an even number from 2")
 _positive = _number(float, lambda x: x > 0, "a number above 0")
+_non_negative = _number(float, lambda x: x >= 0, "a number from 0")
+_share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 _fraction = _number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 
 

@@ -59,6 +59,14 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 1 << 30)
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, amsgrad: bool = False) -> torch.optim.Adam:
-    """Adam as one kernel over all weights."""
-    return torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad, fused=True)
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    amsgrad: bool = False,
+    weight_decay: float | None = None,
+) -> torch.optim.Optimizer:
+    """Adam as one kernel over all weights; with ``weight_decay`` it is AdamW."""
+    if weight_decay is None:
+        return torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad, fused=True)
+    options = {"amsgrad": amsgrad, "weight_decay": weight_decay, "fused": True}
+    return torch.optim.AdamW(parameters, lr=lr, **options)

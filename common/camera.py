@@ -129,6 +129,38 @@ def solve_translation(pose: Tensor, uv: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.cat([offsets_mean + rays_mean * tz.unsqueeze(-1), tz.unsqueeze(-1)], dim=-1)
 
 
+def rotation_to_axis(direction: Tensor) -> Tensor:
+    """Directions (..., 3) -> the smallest rotations (..., 3, 3) that take them to the optical axis.
+
+    R d = |d| (0, 0, 1) for column vectors. With the unit vector (x, y, z) it is
+
+        1 - x x / (1 + z)      - x y / (1 + z)     - x
+          - x y / (1 + z)    1 - y y / (1 + z)     - y
+            x                  y                     z
+
+    which is smooth but for the one direction straight backwards, at the axis too.
+    """
+    x, y, z = (direction / direction.norm(dim=-1, keepdim=True)).unbind(-1)
+    share = 1 / (1 + z).clamp_min(torch.finfo(z.dtype).eps)
+    rows = [
+        torch.stack([1 - x * x * share, -x * y * share, -x], -1),
+        torch.stack([-x * y * share, 1 - y * y * share, -y], -1),
+        torch.stack([x, y, z], -1),
+    ]
+    return torch.stack(rows, -2)
+
+
+def rotation_about(axis: Tensor, angle: Tensor) -> Tensor:
+    """Unit axes (..., 3) and angles (...) in radians -> rotations (..., 3, 3) of column vectors.
+
+    Right-handed: 90 degrees about z take x to y. Source: Rodrigues' formula.
+    """
+    quaternion = torch.cat(
+        [torch.cos(angle / 2).unsqueeze(-1), torch.sin(angle / 2).unsqueeze(-1) * axis], dim=-1
+    )
+    return quaternion_to_matrix(quaternion)
+
+
 def flip_intrinsics(intrinsics: Tensor) -> Tensor:
     """Intrinsics (..., 9) of the mirrored image: centre x and the first tangential coefficient
     change sign."""

@@ -19,10 +19,11 @@ from common.safe_pickle import NUMPY_STAND_INS
 
 # Flags that put right a difference between a checkpoint and what was asked for.
 _FLAGS = {"joints": "--joints", "hid_dim": "--hid_dim", "num_layers": "--num_layers"}
+_SWITCHES = ("non_local", "camera_rays", "root_view")
 
 _KINDS = {
     "epoch": int, "step": int, "optimizer": dict, "model": dict, "dataset": dict, "options": dict,
-    "history": list, "random_state": dict,
+    "history": list, "random_state": dict, "trained": dict,
 }  # fmt: skip
 
 
@@ -119,13 +120,14 @@ def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
         UserError: they differ; the line names each difference and the flags that put it right.
     """
     differences, flags = [], []
-    for key in ("joints", "hid_dim", "num_layers", "non_local", "in_dim", "out_dim"):
+    found, wanted = ({"camera_rays": False, "root_view": False} | side for side in (found, wanted))
+    for key in (*_FLAGS, *_SWITCHES, "in_dim", "out_dim"):
         if found.get(key) != wanted.get(key):
             differences.append(f"{key} {found.get(key)}, not {wanted.get(key)}")
             if key in _FLAGS:
                 flags.append(f"{_FLAGS[key]} {found[key]}")
-            elif key == "non_local":
-                flags.append("--non_local" if found[key] else "--no-non_local")
+            elif key in _SWITCHES:
+                flags.append(f"--{key}" if found[key] else f"--no-{key}")
     if differences:
         remedy = f"; add {' '.join(flags)}" if flags else ""
         raise UserError(

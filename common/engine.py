@@ -1,5 +1,6 @@
 """Training and evaluation, shared by the scripts: functions of values, not of flags."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,43 +11,66 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import distributed
+from common.averaging import WeightAverage
 from common.errors import UserError
 from common.metrics import ActionErrors
 from common.run import Run
 from data.pose_dataset import PoseBatch, PoseLoader
 
+Rate = Callable[[int, int], float]  # step (from 1), epoch (from 1) -> learning rate
 _CHECK_EVERY = 200  # steps between two looks at the loss: each look waits for the device
 
 
 @dataclass
-class Trainer:
-    """What one step of training and one prediction are, for a script's model.
+class Predictor:
+    """What one prediction is, for a script's model.
 
     Attributes:
-        networks: those that are trained and saved, by the key of their weights in a checkpoint.
-        loss: a batch -> scalar to minimise.
+        networks: those that are tested and saved, by the key of their weights in a checkpoint.
         predict: a batch -> poses (B, J, 3), metres, camera space, as tested.
-        optimizer: over the model's weights.
-        rate: step (from 1), epoch (from 1) -> learning rate.
-        max_norm: gradients are clipped to this norm; None leaves them.
         amp: the networks compute in bfloat16 where autocast finds that safe.
     """
 
     networks: dict[str, nn.Module]
-    loss: Callable[[PoseBatch], Tensor]
     predict: Callable[[PoseBatch], Tensor]
-    optimizer: torch.optim.Optimizer
-    rate: Callable[[int, int], float]
-    max_norm: float | None
     amp: bool = False
 
-    def set_mode(self, training: bool) -> None:
-        """Batch normalisation and dropout as in training, or as at test."""
-        for network in self.networks.values():
-            network.train(training)
+
+@dataclass(kw_only=True)
+class Trainer(Predictor):
+    """What one step of training is, too.
+
+    Attributes:
+        loss: a batch -> scalar to minimise.
+        optimizer: over the model's weights.
+        rate: of learning, at each step.
+        max_norm: gradients are clipped to this norm; None leaves them.
+        average: where it is given, ``networks`` are its averages of the networks in training.
+    """
+
+    loss: Callable[[PoseBatch], Tensor]
+    optimizer: torch.optim.Optimizer
+    rate: Rate
+    max_norm: float | None
+    average: WeightAverage | None = None
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The networks that the loss trains."""
+        return self.average.trained if self.average else self.networks
+
+    def every_network(self) -> list[nn.Module]:
+        """In training, and their averages."""
+        return [*self.trained.values(), *(self.networks.values() if self.average else ())]
 
     def parameters(self) -> list[nn.Parameter]:
-        return [p for network in self.networks.values() for p in network.parameters()]
+        return [p for network in self.trained.values() for p in network.parameters()]
+
+
+def set_mode(networks: dict[str, nn.Module], training: bool) -> None:
+    """Batch normalisation and dropout as in training, or as at test."""
+    for network in networks.values():
+        network.train(training)
 
 
 def select_device(name: str) -> torch.device:
@@ -67,7 +91,7 @@ def select_device(name: str) -> torch.device:
     return distributed.own_device(device)
 
 
-def exponential_rate(lr: float, gamma: float, decay_steps: int) -> Callable[[int, int], float]:
+def exponential_rate(lr: float, gamma: float, decay_steps: int) -> Rate:
     """The published schedule: lr gamma^(s / decay_steps), set at step 1 and then only at every
     multiple of ``decay_steps``; a function of the step alone, so that resuming is exact."""
 
@@ -78,9 +102,21 @@ def exponential_rate(lr: float, gamma: float, decay_steps: int) -> Callable[[int
     return rate
 
 
-def step_rate(lr: float, factor: float, every: int) -> Callable[[int, int], float]:
+def step_rate(lr: float, factor: float, every: int) -> Rate:
     """The detected-2D schedule: the rate times ``factor`` after every ``every`` epochs."""
     return lambda step, epoch: lr * factor ** ((epoch - 1) // every)
+
+
+def cosine_rate(lr: float, steps: int) -> Rate:
+    """Half a cosine from ``lr`` to zero over all ``steps`` of the training."""
+    return lambda step, epoch: lr * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+
+
+def warmed_up(rate: Rate, steps: int) -> Rate:
+    """A schedule whose first ``steps`` rise in a line from zero to it."""
+    if not steps:
+        return rate
+    return lambda step, epoch: min(step / steps, 1) * rate(step, epoch)
 
 
 def train_one_epoch(
@@ -98,7 +134,7 @@ def train_one_epoch(
     Raises:
         UserError: the loss is no longer finite.
     """
-    trainer.set_mode(training=True)
+    set_mode(trainer.trained, training=True)
     distributed.seed_epoch(loader.seed, epoch)
     parameters = trainer.parameters()
     device = loader.dataset.targets_3d.device
@@ -114,6 +150,8 @@ def train_one_epoch(
         if trainer.max_norm is not None:
             nn.utils.clip_grad_norm_(parameters, trainer.max_norm)
         trainer.optimizer.step()
+        if trainer.average:
+            trainer.average.update(step)
         total += loss.detach() * (batch.whole or len(batch))
         if step % _CHECK_EVERY == 0:
             _check_finite(total, step)
@@ -139,15 +177,15 @@ def _check_finite(total: Tensor, step: int) -> None:
 
 
 @torch.inference_mode()
-def predict(trainer: Trainer, batch: PoseBatch) -> Tensor:
+def predict(predictor: Predictor, batch: PoseBatch) -> Tensor:
     """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
-    trainer.set_mode(training=False)
-    with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=trainer.amp):
-        pose = trainer.predict(batch).float()
+    set_mode(predictor.networks, training=False)
+    with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=predictor.amp):
+        pose = predictor.predict(batch).float()
     return pose - pose[:, :1]
 
 
-def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
+def evaluate(predictor: Predictor, loader: PoseLoader) -> dict[str, Any]:
     """The errors of a data set, as ``ActionErrors.summary``.
 
     Raises:
@@ -159,7 +197,7 @@ def evaluate(trainer: Trainer, loader: PoseLoader) -> dict[str, Any]:
     )
     poses = len(dataset) // loader.part[1]
     for batch in _progress(loader.in_order(), loader, poses, "testing"):
-        errors.update(predict(trainer, batch), batch.targets_3d, dataset.action[batch.index])
+        errors.update(predict(predictor, batch), batch.targets_3d, dataset.action[batch.index])
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")
@@ -179,7 +217,7 @@ def fit(
     Args:
         on_best: called with epoch and MPJPE (mm) when an epoch is the best so far.
     """
-    loss = distributed.averaged_loss(list(trainer.networks.values()), trainer.loss)
+    loss = distributed.averaged_loss(list(trainer.trained.values()), trainer.loss)
     trainer = replace(trainer, loss=loss)
     for epoch in range(run.epoch + 1, epochs + 1):
         start = time.perf_counter()
@@ -214,23 +252,33 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     if torch.cuda.is_available() and distributed.world_size() == 1:
         random_state["cuda"] = torch.cuda.get_rng_state_all()
     return {
-        **{key: network.state_dict() for key, network in trainer.networks.items()},
+        **_state(trainer.networks),
+        **({"trained": _state(trainer.trained)} if trainer.average else {}),
         "optimizer": trainer.optimizer.state_dict(),
         "random_state": random_state,
     }
 
 
+def _state(networks: dict[str, nn.Module]) -> dict[str, Any]:
+    return {key: network.state_dict() for key, network in networks.items()}
+
+
 def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, Any]) -> None:
-    """Put optimiser and random state back; the weights are the caller's to load.
+    """Put optimiser and random state back; the weights are the caller's to load, but for those in
+    training where the checkpoint's own are their average.
 
     Raises:
         UserError: the checkpoint holds weights only, or the optimiser's state is of another model.
     """
-    lacking = [key for key in ("epoch", "step", "optimizer") if key not in checkpoint]
+    needed = ("epoch", "step", "optimizer", *(["trained"] if trainer.average else []))
+    lacking = [key for key in needed if key not in checkpoint]
     if lacking:
         raise UserError(f"{path} has no {', '.join(lacking)}: it can be evaluated, not resumed")
     try:
         trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+        if trainer.average:
+            for key, network in trainer.trained.items():
+                network.load_state_dict(checkpoint["trained"][key])
         random_state = checkpoint.get("random_state", {})
         if "cpu" in random_state:
             torch.set_rng_state(random_state["cpu"])

@@ -4,7 +4,7 @@
     model_post_refine_<epoch>_eva_<type>_<error x 100>.pth    the refinement, if there is one
 
 ``type`` is xyz (the network's own pose) or post (refined), the error its MPJPE in mm. Each file is
-a bare state dict.
+a bare state dict; that of a network with another input than the published one says which, too.
 """
 
 import re
@@ -26,8 +26,19 @@ _FLAGS = {"state_dict": "--module_gcn_model", "post_refine": "--post_refine_mode
 class ModelFiles:
     """Keeps the best weights of one run in a folder; other files there stay as they are."""
 
-    def __init__(self, folder: Path, kind: str, networks: dict[str, nn.Module]) -> None:
-        self.folder, self.kind, self.networks = folder, kind, networks
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        networks: dict[str, nn.Module],
+        model: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            networks: by the key of their weights in a checkpoint.
+            model: the network's arguments where its weights alone do not say what it is given.
+        """
+        self.folder, self.kind, self.networks, self.model = folder, kind, networks, model
         self._written: list[Path] = []
 
     def paths(self, epoch: int, error: float) -> dict[str, Path]:
@@ -42,8 +53,11 @@ class ModelFiles:
         """Write the networks as the best so far (error: MPJPE in mm); then drop the last best."""
         paths = self.paths(epoch, error)
         for key, path in paths.items():
+            content = self.networks[key].state_dict()
+            if key == "state_dict" and self.model:
+                content = {"state_dict": content, "model": self.model}
             with atomic_write(path) as partial:
-                torch.save(self.networks[key].state_dict(), partial)
+                torch.save(content, partial)
         for old in self._written:
             if old not in paths.values():
                 old.unlink(missing_ok=True)

@@ -64,8 +64,8 @@ def _figure(value: float | None) -> str:
 
 def with_remark(note: str, header: dict[str, Any]) -> str:
     """Add to a table's note what a figure must not be read without."""
-    remark = header.get("root_depth")
-    return f"{note}\n{remark}." if remark else note
+    remarks = [header[key] for key in ("root_depth", "intrinsics") if header.get(key)]
+    return "\n".join([note, *(f"{remark}." for remark in remarks)])
 
 
 def format_root_errors(errors: dict[str, dict[str, float]]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common import distributed, report
 from common.camera import remove_distortion, solve_translation
-from common.engine import Trainer, evaluate, fit, predict, restore_training_state
+from common.engine import Predictor, Trainer, evaluate, fit, predict, restore_training_state
 from common.errors import UserError
 from common.published import ModelFiles
 from common.run import RESULTS, Run, write_json
@@ -54,8 +54,22 @@ def load_data(
     return [dataset.to(device) for dataset in datasets]
 
 
+def with_focal_scale(
+    dataset: PoseDataset, factor: float, header: dict[str, Any]
+) -> tuple[PoseDataset, dict[str, Any]]:
+    """The data set as one knows it whose focal length is wrong by a factor, and a header that
+    says so. The 2D joints stay, they are what the true camera saw."""
+    if factor == 1:
+        return dataset, header
+    scale = dataset.intrinsics.new_tensor([factor, factor, 1, 1, 1, 1, 1, 1, 1])
+    remark = f"the focal length given to it is wrong on purpose, by a factor of {factor:g}"
+    intrinsics = f"{header['intrinsics']}; {remark}" if header["intrinsics"] else remark
+    changed = replace(dataset, intrinsics=dataset.intrinsics * scale)
+    return changed, header | {"intrinsics": intrinsics}
+
+
 def report_checkpoint(
-    readings: dict[str, Trainer],
+    readings: dict[str, Predictor],
     dataset: PoseDataset,
     path: str,
     checkpoint: dict[str, Any],
@@ -68,7 +82,8 @@ def report_checkpoint(
         readings: the poses to test, by the title of their columns.
     """
     summaries = {
-        title: evaluate(trainer, evaluation_loader(dataset)) for title, trainer in readings.items()
+        title: evaluate(predictor, evaluation_loader(dataset))
+        for title, predictor in readings.items()
     }
     trained_on = checkpoint.get("dataset", {}).get("name", "not recorded in the checkpoint")
     chosen_by = checkpoint.get("chosen_by", "not recorded in the checkpoint")
@@ -81,7 +96,7 @@ def report_checkpoint(
         write_json(Path(results_file), {**header, "trained_on": trained_on, "results": results})
 
 
-def root_errors(trainer: Trainer, dataset: PoseDataset) -> dict[str, dict[str, float]]:
+def root_errors(predictor: Predictor, dataset: PoseDataset) -> dict[str, dict[str, float]]:
     """How far the root's place, solved from the predicted poses, lies from the truth.
 
     Mean absolute errors in mm, of the distance and along x, y and z of camera space; with the
@@ -90,7 +105,7 @@ def root_errors(trainer: Trainer, dataset: PoseDataset) -> dict[str, dict[str, f
     errors: dict[str, list[Tensor]] = {"distortion_removed": [], "distortion_ignored": []}
     every_pose = replace(evaluation_loader(dataset), part=(0, 1))
     for batch in every_pose.in_order():
-        pose = predict(trainer, batch)
+        pose = predict(predictor, batch)
         undistorted = remove_distortion(batch.inputs_2d, batch.intrinsics)
         for kind, uv in zip(errors, (undistorted, batch.inputs_2d), strict=True):
             found = solve_translation(pose, uv, batch.intrinsics)
@@ -185,7 +200,7 @@ def train(
     print(f"results.json, log.csv, curves.png and poses.png are in {run.folder}")
 
 
-def _save_poses(path: Path, trainer: Trainer, dataset: PoseDataset) -> None:
+def _save_poses(path: Path, predictor: Predictor, dataset: PoseDataset) -> None:
     """A few test frames, spread evenly over the test set, with the last epoch's prediction."""
     index = torch.linspace(0, len(dataset) - 1, _PICTURED + 2)[1:-1].long().unique()
     index = index.to(dataset.inputs_2d.device)
@@ -193,7 +208,7 @@ def _save_poses(path: Path, trainer: Trainer, dataset: PoseDataset) -> None:
     save_poses(
         path,
         batch.inputs_2d.cpu(),
-        predict(trainer, batch).cpu(),
+        predict(predictor, batch).cpu(),
         batch.targets_3d.cpu(),
         [
             f"{dataset.sequences[sequence]}, camera {camera}"

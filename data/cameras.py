@@ -32,6 +32,11 @@ class Camera:
     rotation: Tensor
     translation: Tensor
 
+    @property
+    def up(self) -> Tensor:
+        """(3,) float64, the world's upward direction in camera space."""
+        return self.rotation[2]
+
 
 @cache
 def _table() -> dict:

@@ -6,7 +6,7 @@ pose; the whole set lives on one device and an epoch is a permutation of indices
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from common.camera import (
 )
 from common.errors import UserError
 from common.skeleton import Skeleton
+from data.augment import Augmentation
 from data.cameras import Camera
 from data.datasets import DatasetInfo, action_of
 from data.noise import add_detector_noise
@@ -44,6 +45,7 @@ class PoseDataset:
             index into the cameras of the pose's subject.
         subjects, sequences, actions: names; a sequence's is "subject/sequence".
         intrinsics: (subjects, cameras, 9) float32, see ``common.camera``.
+        up: (subjects, cameras, 3) float32, the upward direction in camera space.
         skeleton: the J joints.
         missing: sequences that the protocol has and the files have not.
     """
@@ -60,6 +62,7 @@ class PoseDataset:
     sequences: tuple[str, ...]
     actions: tuple[str, ...]
     intrinsics: Tensor
+    up: Tensor
     skeleton: Skeleton
     missing: tuple[str, ...] = ()
 
@@ -107,21 +110,59 @@ class PoseBatch:
     @cached_property
     def root_3d(self) -> Tensor:
         """(B, 3) the root's place, metres, camera space."""
-        root = self.dataset.root_3d[self.index]
-        return self._mirror(root, lambda points: points * points.new_tensor([-1, 1, 1]))
+        return self._mirror(self.dataset.root_3d[self.index], _mirror_x)
 
     @cached_property
     def intrinsics(self) -> Tensor:
         """(B, 9) of each pose's camera."""
-        subject = self.dataset.subject[self.index].long()
-        camera = self.dataset.camera[self.index].long()
-        return self._mirror(self.dataset.intrinsics[subject, camera], flip_intrinsics)
+        return self._mirror(self._of_camera(self.dataset.intrinsics), flip_intrinsics)
+
+    @cached_property
+    def up(self) -> Tensor:
+        """(B, 3) the upward direction, camera space."""
+        return self._mirror(self._of_camera(self.dataset.up), _mirror_x)
+
+    def _of_camera(self, values: Tensor) -> Tensor:
+        """(subjects, cameras, n) -> (B, n)."""
+        subject, camera = self.dataset.subject[self.index], self.dataset.camera[self.index]
+        return values[subject.long(), camera.long()]
 
     def _mirror(self, values: Tensor, mirror: Callable[[Tensor], Tensor]) -> Tensor:
         if self.flipped is None:
             return values
         flipped = self.flipped.view(-1, *[1] * (values.dim() - 1))
         return torch.where(flipped, mirror(values), values)
+
+
+@dataclass(frozen=True)
+class AugmentedBatch(PoseBatch):
+    """A batch of changed poses, projected again; the roots' places and the cameras stay.
+
+    A detector's error in a frame (detected minus projected joints) is added to the projection.
+    """
+
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @cached_property
+    def _original(self) -> PoseBatch:
+        return PoseBatch(self.dataset, self.index, self.flipped)
+
+    @cached_property
+    def targets_3d(self) -> Tensor:
+        pose = self._original.targets_3d
+        return self.augmentation.change(pose, self.up, self.dataset.skeleton)
+
+    @cached_property
+    def inputs_2d(self) -> Tensor:
+        error = self._original.inputs_2d - self._project(self._original.targets_3d)
+        return self._project(self.targets_3d) + error
+
+    def _project(self, pose: Tensor) -> Tensor:
+        return project(pose + self.root_3d.unsqueeze(1), self.intrinsics)
+
+
+def _mirror_x(points: Tensor) -> Tensor:
+    return points * points.new_tensor([-1, 1, 1])
 
 
 @dataclass
@@ -134,6 +175,8 @@ class PoseLoader:
     Attributes:
         batch_size: poses of a batch, over all processes together.
         flips: an epoch of training has every pose twice, as it is and mirrored.
+        augmentation: changes the poses of a training epoch, and mirrors half of them by chance
+            where ``flips`` does not already.
         part: (process, processes): give this process's part of every batch, (0, 1) all of it.
     """
 
@@ -142,11 +185,17 @@ class PoseLoader:
     seed: int = 0
     flips: bool = False
     part: tuple[int, int] = (0, 1)
+    augmentation: Augmentation | None = None
 
     @property
     def epoch_size(self) -> int:
         """Poses of a training epoch."""
         return len(self.dataset) * (2 if self.flips else 1)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Batches of a training epoch."""
+        return -(-self.epoch_size // self.batch_size)
 
     def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
         """The batches of a training epoch; the last may be smaller."""
@@ -160,7 +209,13 @@ class PoseLoader:
                 index = whole.tensor_split(processes)[process]
                 weight = len(index) * processes / len(whole)
             flipped = index >= len(self.dataset) if self.flips else None
-            yield PoseBatch(self.dataset, index % len(self.dataset), flipped, weight, len(whole))
+            parts = (self.dataset, index % len(self.dataset))
+            if self.augmentation is None:
+                yield PoseBatch(*parts, flipped, weight, len(whole))
+                continue
+            if flipped is None:
+                flipped = torch.rand(len(index), device=index.device) < 0.5
+            yield AugmentedBatch(*parts, flipped, weight, len(whole), self.augmentation)
 
     def in_order(self) -> Iterator[PoseBatch]:
         """All poses of this process's part once, none mirrored, in the order of the data set."""
@@ -283,10 +338,8 @@ class _Builder:
             subjects=subjects,
             sequences=tuple(f"{subject}/{name}" for subject, name, _ in clips),
             actions=self.actions,
-            intrinsics=torch.stack([
-                torch.stack([camera.intrinsics for camera in cameras[subject]])
-                for subject in subjects
-            ]).float(),
+            intrinsics=_of_cameras(cameras, lambda camera: camera.intrinsics),
+            up=_of_cameras(cameras, lambda camera: camera.up),
             skeleton=self.skeleton,
             missing=self._missing(subjects),
         )  # fmt: skip
@@ -353,6 +406,14 @@ class _Builder:
             frame = int(np.argwhere(~np.isfinite(kept))[0, 0])
             raise UserError(f"{where}: frame {frame} has values that are not numbers")
         return torch.from_numpy(kept.astype(np.float32, copy=False))
+
+
+def _of_cameras(
+    cameras: dict[str, tuple[Camera, ...]], value: Callable[[Camera], Tensor]
+) -> Tensor:
+    """(subjects, cameras, n) float32."""
+    rows = [torch.stack([value(camera) for camera in row]) for row in cameras.values()]
+    return torch.stack(rows).float()
 
 
 def _in_camera(motion: Tensor, camera: Camera) -> Tensor:

@@ -9,8 +9,12 @@ from models.modulated_gcn import ModulatedGCN
 
 
 def build_model(arguments: dict[str, Any]) -> ModulatedGCN:
-    """The network of ``arguments``: ``joints`` (16 or 17) and the arguments of ModulatedGCN."""
-    options = {key: value for key, value in arguments.items() if key != "joints"}
+    """The network of ``arguments``: ``joints`` (16 or 17) and the arguments of ModulatedGCN.
+
+    What the network is given (``common.input_view``) is among them and changes nothing here.
+    """
+    others = ("joints", "camera_rays", "root_view")
+    options = {key: value for key, value in arguments.items() if key not in others}
     return ModulatedGCN(SKELETONS[arguments["joints"]].adjacency(), **options)
 
 

@@ -218,7 +218,7 @@ def test_published_flags_and_defaults():
         "--non_local", "--dropout", "0.1", "--downsample", "2",
     ])  # fmt: skip
     assert args.actions == ["squat", "sneak"] and args.resume == "CKPT" and args.weight_l1 == 0.2
-    assert args.max_norm is False and args.non_local is True
+    assert args.max_norm == 0 and args.non_local is True
     assert opt.parse_gcn(["--weight_L1_norm", "0.3", "--eva", "X"]).weight_l1 == 0.3
 
 

@@ -129,6 +129,7 @@ def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
         sequences=("made/poses",),
         actions=tuple(f"action {number}" for number in range(_ACTIONS)),
         intrinsics=torch.zeros(1, 1, 9),
+        up=torch.zeros(1, 1, 3),
         skeleton=skeleton,
     )
 
