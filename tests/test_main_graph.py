@@ -54,7 +54,7 @@ def test_published_defaults():
     assert (args.hid_dim, args.num_layers, args.dropout, args.non_local) == (384, 4, 0.2, True)
     assert (args.batch_size, args.epochs, args.lr, args.weight_l1) == (256, 30, 5e-3, 0.01)
     assert (args.lr_decay, args.large_decay_epoch) == (0.9, 4)
-    assert args.data_augmentation and args.test_augmentation and args.pro_train == 0
+    assert args.data_augmentation and args.flip_test and args.pro_train == 0
     assert opt.parse_graph(["-k", "sh_ft_h36m"]).joints == 16
     model = build_model(model_arguments(args))
     assert count_parameters(model) == 2_731_840
@@ -64,7 +64,7 @@ def test_published_defaults():
 
 def test_optimiser_and_rate_are_the_published_ones():
     args, lifter = lifter_of()
-    trainer = build_trainer(lifter, args)
+    trainer = build_trainer(lifter, args, epoch_steps=1)
     assert trainer.optimizer.defaults["amsgrad"] and trainer.max_norm is None
     rate = step_rate(5e-3, 0.9, 4)
     rates = [rate(1, epoch) for epoch in (1, 4, 5, 8, 9)]
@@ -166,7 +166,7 @@ def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
     (dataset,) = load_h36m(h36m_folder, H36M_17, keypoints="noisy")
     flags = ["--post_refine", "--root_depth", "estimate"] if refine else []
     args, lifter = lifter_of(*flags)
-    trainer = build_trainer(lifter, args)
+    trainer = build_trainer(lifter, args, epoch_steps=1)
     tables = [evaluate(trainer, PoseLoader(dataset, size)) for size in (1, 256, 37)]
 
     class Mixed(PoseLoader):
@@ -189,10 +189,10 @@ def test_flipped_twins_are_averaged_at_test(h36m_folder):
     batch = PoseBatch(dataset, torch.arange(8))
     twin = PoseBatch(dataset, torch.arange(8), torch.ones(8, dtype=torch.bool))
     mean = (lifter.network(batch.inputs_2d) + H36M_17.flip(lifter.network(twin.inputs_2d))) / 2
-    assert torch.allclose(lifter.predict_xyz(batch), mean, atol=1e-6)
+    assert torch.allclose(lifter.predict(batch), mean, atol=1e-6)
     # so the prediction of a mirrored input is the mirrored prediction
-    mirrored = H36M_17.flip(lifter.predict_xyz(twin))
-    assert torch.allclose(mirrored, lifter.predict_xyz(batch), atol=1e-6)
+    mirrored = H36M_17.flip(lifter.predict(twin))
+    assert torch.allclose(mirrored, lifter.predict(batch), atol=1e-6)
 
 
 def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):

@@ -154,10 +154,17 @@ def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) ->
     jobs = []
     for seed in dict.fromkeys(seeds):  # a seed given twice is no second run
         seeded = (*arguments, f"--seed={seed}")
-        content = json.dumps([script, opt.settings(parse(seeded))], sort_keys=True)
+        content = json.dumps([script, _changed(parse(seeded), defaults)], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         jobs.append(Job(script, seeded, settings.epochs, digest, f"{row}, seed {seed}"))
     return jobs
+
+
+def _changed(settings: argparse.Namespace, defaults: argparse.Namespace) -> dict[str, Any]:
+    """The settings that are not the defaults: a flag that the script gains later leaves them, and
+    what was run before it, as they are."""
+    usual = opt.settings(defaults)
+    return {key: value for key, value in opt.settings(settings).items() if value != usual[key]}
 
 
 def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from common.skeleton import H36M_16, H36M_17
+from data.augment import Augmentation
+from data.cameras import h36m_cameras
+from data.datasets import HDM05
+from data.pose_dataset import AugmentedBatch, PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
+from tests.conftest import ROOT
+from tests.test_camera import pixel
+
+_H36M = h36m_cameras("S9")
+
+
+@pytest.fixture(scope="module", params=["gt", "noisy"])
+def dataset(request) -> PoseDataset:
+    subjects = HDM05.subjects_test
+    (found,) = load_pose_datasets(
+        HDM05, ROOT / "dataset", [subjects], H36M_17, request.param, ["throwBasketball"], 10
+    )
+    return found
+
+
+def bones(pose: torch.Tensor, skeleton=H36M_17) -> torch.Tensor:
+    joints, parents = zip(*skeleton.bones(), strict=True)
+    return pose[:, list(joints)] - pose[:, list(parents)]
+
+
+def up(count: int) -> torch.Tensor:
+    return _H36M[0].up.float().expand(count, 3)
+
+
+def test_up_is_where_the_worlds_z_axis_points():
+    for camera in _H36M:
+        world = torch.tensor([[0.3, -0.2, 0.5], [0.3, -0.2, 1.5]], dtype=torch.float64)
+        seen = (world - camera.translation) @ camera.rotation
+        assert torch.allclose(seen[1] - seen[0], camera.up)
+
+
+def test_bodies_keep_their_joint_angles(dataset):
+    pose = dataset.targets_3d
+    changed = Augmentation().change_body(pose, H36M_17)
+    assert (changed[:, 0] == 0).all()
+    before, after = bones(pose), bones(changed)
+    cosine = torch.cosine_similarity(before, after, dim=-1)
+    assert (cosine > 1 - 1e-5).all()
+    scale = after.norm(dim=-1) / before.norm(dim=-1)
+    assert 0.03 < scale.log().std() < 0.08 and scale.log().mean().abs() < 0.01
+
+
+def test_left_and_right_stay_alike(dataset):
+    changed = Augmentation(bone_sigma=0.3).change_body(dataset.targets_3d, H36M_17)
+    scale = bones(changed).norm(dim=-1) / bones(dataset.targets_3d).norm(dim=-1)
+    joints = [joint for joint, _ in H36M_17.bones()]
+    for left, right in zip(H36M_17.joints_left, H36M_17.joints_right, strict=True):
+        sides = scale[:, joints.index(left)], scale[:, joints.index(right)]
+        assert torch.allclose(*sides, atol=1e-4)
+    thigh, forearm = (scale[:, joints.index(H36M_17.names.index(n))] for n in ("LKnee", "LWrist"))
+    assert (thigh - forearm).abs().mean() > 0.1  # drawn apart
+
+
+def test_a_turn_is_about_the_vertical_through_the_root(dataset):
+    pose = dataset.targets_3d
+    changed = Augmentation(0.0, 0.0, turn=1.0).change(pose, up(len(pose)), H36M_17)
+    height = (pose @ up(1)[0], changed @ up(1)[0])
+    assert torch.allclose(*height, atol=1e-5)
+    assert torch.allclose(torch.cdist(pose, pose), torch.cdist(changed, changed), atol=1e-3)
+    assert (changed - pose).norm(dim=-1).amax(dim=1).median() > 0.1
+    some = Augmentation(0.0, 0.0, turn=0.3).change(pose, up(len(pose)), H36M_17)
+    share = ((some - pose).abs().amax(dim=(1, 2)) > 1e-5).float().mean()
+    assert 0.15 < share < 0.45
+
+
+def test_a_tilt_leaves_the_vertical():
+    vertical = up(2000)
+    rotation = Augmentation(turn=0.0, tilt=10.0)._rotations(vertical)
+    angle = torch.tensor(Rotation.from_matrix(rotation.double().numpy()).magnitude())
+    assert 8 < torch.rad2deg(angle.square().mean().sqrt()) < 12
+    turned = (rotation @ vertical.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(
+        torch.acos((turned * vertical).sum(-1).clamp(-1, 1)).double(), angle, atol=2e-3
+    )
+
+
+def test_changed_poses_are_projected_as_a_camera_would(dataset):
+    index = torch.arange(0, len(dataset), 7)
+    flipped = torch.arange(len(index)) % 2 == 0
+    batch = AugmentedBatch(dataset, index, flipped)
+    original = PoseBatch(dataset, index, flipped)
+    assert torch.equal(batch.root_3d, original.root_3d)
+    points = (batch.targets_3d + batch.root_3d.unsqueeze(1)).double()
+    before = (original.targets_3d + original.root_3d.unsqueeze(1)).double()
+    for row in range(0, len(index), 5):
+        fx, fy, cx, cy, k1, k2, k3, p1, p2 = original.intrinsics[row].double().tolist()
+        camera = {
+            "focal_length": (fx, fy),
+            "center": (cx, cy),
+            "radial_distortion": (k1, k2, k3),
+            "tangential_distortion": (p1, p2),
+        }
+        for joint in range(17):
+            new, old = (pixel(p[row, joint].numpy(), camera) for p in (points, before))
+            error = original.inputs_2d[row, joint].double() - torch.tensor(old)
+            expected = torch.tensor(new) + error
+            assert torch.allclose(batch.inputs_2d[row, joint].double(), expected, atol=1e-6)
+
+
+def test_without_strength_nothing_changes(dataset):
+    batch = AugmentedBatch(dataset, torch.arange(50), augmentation=Augmentation(0.0, 0.0, turn=0.0))
+    assert torch.allclose(batch.targets_3d, dataset.targets_3d[:50], atol=1e-6)
+    assert torch.allclose(batch.inputs_2d, dataset.inputs_2d[:50], atol=1e-6)
+
+
+def test_an_epoch_has_every_pose_once_half_of_them_mirrored(dataset):
+    loader = PoseLoader(dataset, 64, augmentation=Augmentation())
+    batches = list(loader.shuffled(1))
+    assert len(batches) == loader.epoch_steps
+    index = torch.cat([batch.index for batch in batches])
+    assert torch.equal(index.sort().values, torch.arange(len(dataset)))
+    share = torch.cat([batch.flipped for batch in batches]).float().mean()
+    assert 0.4 < share < 0.6
+
+
+def test_sixteen_joints_change_as_seventeen_do(dataset):
+    kept = [joint for joint, name in enumerate(H36M_17.names) if name != "Neck/Nose"]
+    changed = Augmentation().change_body(dataset.targets_3d[:, kept], H36M_16)
+    before = bones(dataset.targets_3d[:, kept], H36M_16)
+    assert (torch.cosine_similarity(before, bones(changed, H36M_16), dim=-1) > 1 - 1e-5).all()
+
+
+def test_the_source_is_left_as_it_was(dataset):
+    before = dataset.targets_3d.clone(), dataset.inputs_2d.clone()
+    for batch in PoseLoader(replace(dataset), 64, augmentation=Augmentation()).shuffled(1):
+        assert batch.inputs_2d.isfinite().all()
+    assert torch.equal(before[0], dataset.targets_3d) and torch.equal(before[1], dataset.inputs_2d)
