@@ -10,7 +10,6 @@ torchrun --nproc_per_node=N main_gcn.py   the same on N devices, see docs/scalin
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +19,15 @@ from common import distributed
 from common.acceleration import accelerate, adam
 from common.averaging import WeightAverage
 from common.checkpoint import check_model, load_checkpoint, load_weights
-from common.engine import Predictor, Trainer, exponential_rate, select_device
-from common.errors import UserError, run_script
+from common.engine import Predictor, Trainer, exponential_rate, limit_weights, select_device
+from common.errors import run_script
 from common.lifting import Lifter
 from common.losses import pose_loss
-from common.report import describe_data
+from common.report import describe_data, describe_network
 from common.skeleton import SKELETONS
 from common.workflow import load_data, open_run, report_checkpoint, train, with_focal_scale
 from data.pose_dataset import PoseBatch, PoseLoader
-from models.build import build_model, count_parameters
+from models.build import build_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"warning: {message}", file=sys.stderr)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = model_arguments(args)
+    arguments = opt.model_arguments(args, "grouped", opt.parse_gcn)
     lifter = Lifter(
         build_model(arguments).to(device), opt.view(args), SKELETONS[args.joints], args.flip_test
     )
@@ -52,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         **opt.data_options(args), with_training=not args.evaluate, device=device
     )
     lifter.check_data(test_set)
+    options = checkpoint.get("options") if args.evaluate else opt.settings(args)
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
-        "model": arguments,
-        "parameters": count_parameters(lifter.network),
+        **describe_network(arguments, lifter.network),
+        "departures": opt.departures(options, opt.parse_gcn),
         "flip_test": args.flip_test,
         "intrinsics": lifter.describe_intrinsics(),
     }
@@ -77,28 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     description = {
         "model": arguments,
         "dataset": opt.describe_training_data(args, train_set[0].subjects),
-        "options": opt.settings(args),
+        "options": options,
     }
     run = open_run(path, checkpoint, trainer, opt.run_options(args), description)
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
-
-
-def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The network's arguments, as checkpoints carry them."""
-    if args.non_local and args.joints != 16:
-        raise UserError("--non_local pools pairs of 16 joints: use it with --joints 16")
-    return {
-        "joints": args.joints,
-        "hid_dim": args.hid_dim,
-        "num_layers": args.num_layers,
-        "in_dim": opt.view(args).in_dim,
-        "out_dim": 3,
-        "dropout": args.dropout,
-        "non_local": "grouped" if args.non_local else None,
-        "modulation_init": "ones",
-        "camera_rays": args.camera_rays,
-        "root_view": args.root_view,
-    }
 
 
 def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) -> Trainer:
@@ -108,6 +90,9 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
         pose, target, _ = lifter.in_view(batch)
         return pose_loss(pose, target, args.loss, args.weight_l1)
 
+    optimizer = adam(lifter.network.parameters(), args.lr, weight_decay=opt.weight_decay(args))
+    if args.max_weight_norm:
+        limit_weights(optimizer, lifter.network, args.max_weight_norm)
     average = WeightAverage(lifter.networks(), args.ema) if args.ema else None
     tested = lifter.averaged(average)
     published = exponential_rate(args.lr, args.lr_gamma, args.lr_decay)
@@ -115,7 +100,7 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
         networks=tested.networks(),
         predict=tested.predict,
         loss=loss,
-        optimizer=adam(lifter.network.parameters(), args.lr, weight_decay=opt.weight_decay(args)),
+        optimizer=optimizer,
         rate=opt.learning_rate(args, published, args.epochs * epoch_steps),
         max_norm=args.max_norm or None,
         average=average,

@@ -24,14 +24,14 @@ from common.acceleration import accelerate, adam
 from common.averaging import WeightAverage
 from common.camera import lift_again, remove_distortion, solve_translation
 from common.checkpoint import check_model, load_weights
-from common.engine import Predictor, Trainer, select_device, step_rate
+from common.engine import Predictor, Trainer, limit_weights, select_device, step_rate
 from common.errors import UserError, run_script
 from common.input_view import rotate
 from common.lifting import Lifter
 from common.losses import pose_loss, symmetry_loss
 from common.metrics import mpjpe
 from common.published import ModelFiles, load_model_file, load_model_folder
-from common.report import describe_data, format_root_errors
+from common.report import describe_data, describe_network, format_root_errors
 from common.skeleton import SKELETONS
 from common.workflow import (
     load_data,
@@ -42,7 +42,7 @@ from common.workflow import (
     with_focal_scale,
 )
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
-from models.build import build_model, count_parameters
+from models.build import build_model
 from models.pose_refine import PoseRefine
 
 _SYMMETRY_WEIGHT = 0.01
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     testing = bool(args.evaluate) or not (args.pro_train or args.resume)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = model_arguments(args)
+    arguments = opt.model_arguments(args, "embedded", opt.parse_graph)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not testing, device=device
@@ -66,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     lifter.check_data(test_set)
     if args.show_root and not test_set.intrinsics.isfinite().all():
         raise UserError(f"the cameras of {args.dataset} are not known: leave out --show_root")
+    options = checkpoint.get("options") if testing else opt.settings(args)
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
-        "model": arguments,
-        "parameters": sum(map(count_parameters, lifter.networks().values())),
+        **describe_network(arguments, lifter.network, lifter.post_refine),
+        "departures": opt.departures(options, opt.parse_graph),
         "flip_test": args.flip_test,
         "root_depth": lifter.describe_root_depth(),
         "intrinsics": lifter.describe_intrinsics(),
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     description = {
         "model": arguments,
         "dataset": opt.describe_training_data(args, train_set[0].subjects),
-        "options": opt.settings(args),
+        "options": options,
     }
     resumed = checkpoint if args.resume else None
     run = open_run(path, resumed, trainer, opt.run_options(args), description)
@@ -132,22 +133,6 @@ def load_source(args: argparse.Namespace) -> tuple[str | None, dict[str, Any] | 
     if args.post_refine_reload:
         raise UserError("--post_refine_reload 1 goes with --module_gcn_reload 1: they match")
     return None, None
-
-
-def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The network's arguments, as checkpoints carry them."""
-    return {
-        "joints": args.joints,
-        "hid_dim": args.hid_dim,
-        "num_layers": args.num_layers,
-        "in_dim": opt.view(args).in_dim,
-        "out_dim": 3,
-        "dropout": args.dropout,
-        "non_local": "embedded" if args.non_local else None,
-        "modulation_init": "xavier",
-        "camera_rays": args.camera_rays,
-        "root_view": args.root_view,
-    }
 
 
 @dataclass
@@ -248,6 +233,14 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
         return total
 
     networks = lifter.networks()
+    optimizer = adam(
+        [p for network in networks.values() for p in network.parameters()],
+        args.lr,
+        amsgrad=args.optimizer == "adam",
+        weight_decay=opt.weight_decay(args),
+    )
+    if args.max_weight_norm:
+        limit_weights(optimizer, lifter.network, args.max_weight_norm)
     average = WeightAverage(networks, args.ema) if args.ema else None
     tested = lifter.averaged(average)
     published = step_rate(args.lr, args.lr_decay, args.large_decay_epoch)
@@ -255,12 +248,7 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
         networks=tested.networks(),
         predict=tested.predict_post if out_type(args, lifter) == "post" else tested.predict,
         loss=loss,
-        optimizer=adam(
-            [p for network in networks.values() for p in network.parameters()],
-            args.lr,
-            amsgrad=args.optimizer == "adam",
-            weight_decay=opt.weight_decay(args),
-        ),
+        optimizer=optimizer,
         rate=opt.learning_rate(args, published, args.epochs * epoch_steps),
         max_norm=args.max_norm or None,
         average=average,

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.engine import Rate, cosine_rate, warmed_up
+from common.errors import UserError
 from common.input_view import InputView
 from common.losses import LOSSES
 from common.parser import Parser
 from common.skeleton import SKELETONS
 from data.augment import Augmentation
 from data.datasets import DATASETS
+from models.build import DEFAULT, MODELS, default_arguments
+from models.norm import NORMS
 
 _SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
@@ -40,6 +43,19 @@ RECIPES = {
         "flip_test": True,
     },
 }
+CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name")
+# Flags of a run that say nothing of the method.
+_NOT_METHOD = {
+    "model", "dataset_dir", "seed", "snapshot", "compile", "pro_train", "save_model", "save_dir",
+    "previous_dir", "module_gcn_reload", "module_gcn_model", "post_refine_reload",
+    "post_refine_model", "show_protocol2", "show_root",
+}  # fmt: skip
+# Flags that are arguments of networks.
+_MODEL_FLAGS = {"hid_dim", "num_layers", "dropout", "non_local", "norm_layer", "modulation_init"}
+# And what they are given of the 2D joints, which a checkpoint says beside them.
+_VIEW_FLAGS = ("camera_rays", "root_view")
+# Settings of a baseline's training that main_graph.py has in another form.
+_BY_STEPS = ("lr_decay", "lr_gamma")
 # Flags of old commands that have no effect here, each with what takes its place.
 _IGNORED_GCN = {"num_workers": "the data lie in memory whole"}
 _IGNORED_GRAPH = {
@@ -71,6 +87,7 @@ def parse_gcn(
     _size_flags(model, hid_dim=128, dropout=0.0)
     model.add_argument("--non_local", action=_SWITCH, default=False,
                        help="grouped non-local blocks over joints, as in SemGCN (16 joints only)")
+    _ablation_flags(parser.add_argument_group("ablation"), modulation_init="ones")
     training = parser.add_argument_group("training")
     _training_flags(training, batch_size=64, epochs=50, lr=1e-3, loss="mse")
     training.add_argument("--weight_L1_norm", "--lamda", dest="weight_l1", type=_fraction,
@@ -86,7 +103,7 @@ def parse_gcn(
     _recipe_flags(parser, schedule="exponential", max_norm=1.0, flip_test=False)
     _run_flags(parser)
     _ignored_flags(parser, _IGNORED_GCN)
-    return _parse(parser, argv, defaults)
+    return _parse(parser, argv, published(_model_name(argv, defaults)), defaults)
 
 
 def parse_graph(
@@ -107,6 +124,7 @@ def parse_graph(
     _size_flags(model, hid_dim=384, dropout=0.2)
     model.add_argument("--non_local", action=_SWITCH, default=True,
                        help="one embedded-Gaussian non-local block before the output")
+    _ablation_flags(parser.add_argument_group("ablation"), modulation_init="xavier")
     _refinement_flags(parser.add_argument_group("refinement"))
     training = parser.add_argument_group("training")
     training.add_argument("--pro_train", type=int, choices=(0, 1), default=0, help="1 trains")
@@ -126,7 +144,8 @@ def parse_graph(
     parser.add_argument("--show_root", action="store_true",
                         help="test: also report the error of the root's estimated place")
     _ignored_flags(parser, _IGNORED_GRAPH)
-    args = _parse(parser, argv, defaults)
+    of_model = published_detected(_model_name(argv, defaults))
+    args = _parse(parser, argv, of_model, defaults)
     if args.joints is None:
         args.joints = 16 if args.keypoints.startswith("sh_") else 17
     return args
@@ -207,6 +226,60 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in vars(args).items() if key not in left_out}
 
 
+def published(model: str) -> dict[str, Any]:
+    """The flags of ``main_gcn.py`` for a model's published training, where they are its own."""
+    return getattr(MODELS.get(model), "PUBLISHED", {})
+
+
+def published_detected(model: str) -> dict[str, Any]:
+    """The same for ``main_graph.py``, whose schedule counts epochs."""
+    shared = {key: value for key, value in published(model).items() if key not in _BY_STEPS}
+    return shared | getattr(MODELS.get(model), "PUBLISHED_DETECTED", {})
+
+
+def model_arguments(
+    args: argparse.Namespace, non_local: str, parse: Callable[..., argparse.Namespace]
+) -> dict[str, Any]:
+    """The network's arguments, as checkpoints carry them.
+
+    Args:
+        non_local: which kind of block --non_local stands for.
+        parse: of the script's flags.
+
+    Raises:
+        UserError: a flag was given that this network does not know.
+    """
+    given = vars(args) | {"non_local": non_local if args.non_local else None}
+    taken = default_arguments(args.model)
+    changed = departures(settings(args), parse).keys() & _MODEL_FLAGS
+    if unknown := sorted(changed - taken.keys()):
+        raise UserError(f"--{unknown[0]} is no choice of --model {args.model}: leave it out")
+    if given["non_local"] == "grouped" and args.joints != 16:
+        raise UserError("--non_local pools pairs of 16 joints: use it with --joints 16")
+    own = {key: given[key] for key in taken if key in _MODEL_FLAGS}
+    seen = {"in_dim": view(args).in_dim} | {key: given[key] for key in _VIEW_FLAGS}
+    return {"name": args.model, "joints": args.joints, "out_dim": 3} | own | seen
+
+
+def departures(
+    options: dict[str, Any] | None, parse: Callable[..., argparse.Namespace]
+) -> dict[str, Any] | None:
+    """Which of a run's settings differ from the published ones of its model.
+
+    Args:
+        options: as of ``settings``; those that it lacks are not compared. None gives None.
+        parse: of the script's flags.
+    """
+    if options is None:
+        return None
+    usual = vars(parse([f"--model={options.get('model', DEFAULT)}"]))
+    return {
+        key: value
+        for key, value in options.items()
+        if key in usual and key not in _NOT_METHOD and value != usual[key]
+    }
+
+
 def data_options(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the data, as the arguments of ``common.workflow.load_data``."""
     return {
@@ -268,17 +341,28 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if said else super()._get_help_string(action)
 
 
+def _model_name(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
+    """The model whose settings are the defaults of this call; perhaps none that there is."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--model", default=(defaults or {}).get("model", DEFAULT))
+    return parser.parse_known_args(argv)[0].model
+
+
 def _parser(description: str) -> Parser:
     return Parser(description=description, formatter_class=_Help)
 
 
 def _parse(
-    parser: Parser, argv: Sequence[str] | None, defaults: dict[str, Any] | None
+    parser: Parser,
+    argv: Sequence[str] | None,
+    of_model: dict[str, Any],
+    defaults: dict[str, Any] | None,
 ) -> argparse.Namespace:
+    """A flag typed wins over a resumed run's, that over a recipe's, that over the model's."""
     known = {action.dest for action in parser._actions if action.dest not in CALL_FLAGS}
     recipe = RECIPES.get(parser.parse_args(argv).recipe, {})
-    parser.set_defaults(**recipe)
-    parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
+    for settings_of in (of_model, recipe, defaults or {}):
+        parser.set_defaults(**{k: v for k, v in settings_of.items() if k in known})
     args = parser.parse_args(argv)
     if args.evaluate and args.resume:
         parser.error("--evaluate and --resume exclude each other")
@@ -300,12 +384,25 @@ def _data_flags(group: argparse._ArgumentGroup, keypoints: str) -> None:
 
 
 def _size_flags(group: argparse._ArgumentGroup, hid_dim: int, dropout: float) -> None:
+    group.add_argument("--model", default=DEFAULT, choices=sorted(MODELS),
+                       help="mgcn, or a baseline; brings its published settings with it, which are "
+                       "the defaults of the other flags then (--model X --help shows them)")
     group.add_argument("-l", "--num_layers", type=_positive_int, default=4, metavar="L",
-                       help="residual blocks, two graph convolutions each")
+                       help="residual blocks, two layers each")
     group.add_argument("-z", "--hid_dim", type=_even_int, default=hid_dim, metavar="C",
                        help="channels, an even number")
     group.add_argument("--dropout", type=_fraction, default=dropout, metavar="P",
                        help="dropout after each block")
+
+
+def _ablation_flags(group: argparse._ArgumentGroup, modulation_init: str) -> None:
+    """The choices of the method; the defaults are the paper's, but for what the help says."""
+    group.add_argument("--modulation_init", choices=("ones", "xavier"), default=modulation_init,
+                       help="first values of the weight modulation; the released code has ones for "
+                       "ground-truth 2D and Xavier-uniform ones for detected 2D")
+    group.add_argument("--norm_layer", choices=sorted(NORMS), default="batch",
+                       help="normalisation in each block: over the batch (the paper's), the "
+                       "channels of each joint, or 8 groups of channels of each pose")
 
 
 def _training_flags(
@@ -322,6 +419,9 @@ def _training_flags(
     group.add_argument("--loss", choices=LOSSES, default=loss,
                        help="main term of the loss: mean of squares, of joints' distances, of "
                        "absolute values, or of these squared below 10 mm; see --weight_L1_norm")
+    group.add_argument("--max_weight_norm", type=_non_negative, default=0.0, metavar="X",
+                       help="martinez, vp3d: after each step the weights into each unit are scaled "
+                       "to this norm at most; 0 leaves them (Martinez et al.: 1)")
     group.add_argument("--seed", type=_natural, default=0,
                        help="of the first weights, the order of poses and dropout")
 

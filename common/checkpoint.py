@@ -16,10 +16,11 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import atomic_write
 from common.safe_pickle import NUMPY_STAND_INS
+from models.build import DEFAULT, MODELS, default_arguments, describe_weights
 
-# Flags that put right a difference between a checkpoint and what was asked for.
-_FLAGS = {"joints": "--joints", "hid_dim": "--hid_dim", "num_layers": "--num_layers"}
-_SWITCHES = ("non_local", "camera_rays", "root_view")
+# Arguments of a network that change how it is trained, and nothing of a trained one.
+_FOR_TRAINING = ("name", "dropout", "modulation_init")
+_WITHOUT_FLAG = ("in_dim", "out_dim")
 
 _KINDS = {
     "epoch": int, "step": int, "optimizer": dict, "model": dict, "dataset": dict, "options": dict,
@@ -40,14 +41,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     filled from names and shapes where the file does not say it.
 
     Raises:
-        UserError: the file is missing, damaged, holds more than data, or no Modulated GCN.
+        UserError: the file is missing, damaged, holds more than data, or no network of ours.
     """
     found = load_plain(path)
     state = found if isinstance(found, dict) and "state_dict" in found else {"state_dict": found}
-    # Networks that were trained in parallel put this before every name.
     weights = check_state_dict(path, state["state_dict"])
-    state["state_dict"] = {name.removeprefix("module."): t for name, t in weights.items()}
-    state.setdefault("model", _describe(path, state["state_dict"]))
+    state["state_dict"] = {_our_name(name): tensor for name, tensor in weights.items()}
+    if "model" not in state:
+        state["model"] = _describe(path, state["state_dict"])
     for key, kind in _KINDS.items():
         if key in state and not isinstance(state[key], kind):
             raise UserError(f"{path} is damaged: its {key} is a {type(state[key]).__name__}")
@@ -93,46 +94,58 @@ def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:
     return weights
 
 
+def _our_name(name: str) -> str:
+    """Networks trained in parallel put module. before every name; SemGCN's say nonlocal."""
+    return name.removeprefix("module.").replace(".nonlocal.", ".non_local.")
+
+
 def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Read the network's arguments off the names and shapes of its weights."""
     try:
-        _, in_dim, hid_dim = weights["gconv_input.0.gconv.W"].shape
-        joints, out_dim = weights["gconv_output.M"].shape
-    except (KeyError, ValueError):
-        raise UserError(f"{path} holds no Modulated GCN (no gconv_input.0.gconv.W)") from None
-    blocks = {name.split(".")[1] for name in weights if name.startswith("gconv_layers.")}
-    grouped = {n.split(".")[1] for n in weights if n.startswith("gconv_layers.") and ".non_" in n}
-    non_local = "grouped" if grouped else "embedded" if "non_local.W.0.weight" in weights else None
-    return {
-        "joints": joints,
-        "hid_dim": hid_dim,
-        "num_layers": len(blocks - grouped),
-        "in_dim": in_dim,
-        "out_dim": out_dim,
-        "non_local": non_local,
-    }
+        found = describe_weights(weights)
+    except (ValueError, IndexError, ZeroDivisionError):
+        found = None  # the names of a network, with shapes that it cannot have
+    if found is None:
+        raise UserError(f"{path} holds no Modulated GCN, nor a baseline of {', '.join(MODELS)}")
+    return found
 
 
 def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Compare the network a checkpoint holds with the one asked for.
 
+    What one of them does not say is its model's default, or, if it has none, not compared.
+
     Raises:
         UserError: they differ; the line names each difference and the flags that put it right.
     """
+    name = found.get("name", DEFAULT)
+    if name not in [*MODELS]:
+        raise UserError(f"{path} holds a network {name!r}: this program has {', '.join(MODELS)}")
     differences, flags = [], []
-    found, wanted = ({"camera_rays": False, "root_view": False} | side for side in (found, wanted))
-    for key in (*_FLAGS, *_SWITCHES, "in_dim", "out_dim"):
-        if found.get(key) != wanted.get(key):
-            differences.append(f"{key} {found.get(key)}, not {wanted.get(key)}")
-            if key in _FLAGS:
-                flags.append(f"{_FLAGS[key]} {found[key]}")
-            elif key in _SWITCHES:
-                flags.append(f"--{key}" if found[key] else f"--no-{key}")
+    if name != wanted.get("name", DEFAULT):
+        differences.append(f"model {name}, not {wanted.get('name', DEFAULT)}")
+        flags.append(f"--model {name}")
+    else:
+        unsaid = {"camera_rays": False, "root_view": False} | default_arguments(name)
+        is_value, should_be = unsaid | found, unsaid | wanted
+        for key in [key for key in should_be if key in is_value and key not in _FOR_TRAINING]:
+            if is_value[key] != should_be[key]:
+                differences.append(f"{key} {is_value[key]}, not {should_be[key]}")
+                flags += _flag(key, is_value[key])
     if differences:
         remedy = f"; add {' '.join(flags)}" if flags else ""
         raise UserError(
             f"{path} has {', '.join(differences)} as the flags or their defaults say{remedy}"
         )
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """What to give for a network's argument to be so."""
+    if name in _WITHOUT_FLAG:
+        return []
+    if name == "non_local" or isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name} {value}"]
 
 
 def load_weights(path: str | Path, module: torch.nn.Module, weights: dict[str, Tensor]) -> None:

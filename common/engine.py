@@ -119,6 +119,25 @@ def warmed_up(rate: Rate, steps: int) -> Rate:
     return lambda step, epoch: min(step / steps, 1) * rate(step, epoch)
 
 
+def limit_weights(optimizer: torch.optim.Optimizer, network: nn.Module, max_norm: float) -> None:
+    """Have the optimiser scale, after each step, the weights into each unit of a linear layer or a
+    convolution to this norm at most.
+
+    Raises:
+        UserError: the network has no such layers.
+    """
+    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d))]
+    if not layers:
+        raise UserError("--max_weight_norm is for networks of linear layers: --model martinez")
+
+    @torch.no_grad()
+    def limit(*_: Any) -> None:
+        for layer in layers:
+            layer.weight.renorm_(p=2, dim=0, maxnorm=max_norm)
+
+    optimizer.register_step_post_hook(limit)
+
+
 def train_one_epoch(
     trainer: Trainer, loader: PoseLoader, epoch: int, step: int
 ) -> tuple[float, int]:

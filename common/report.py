@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import torch
+from torch import nn
+
 from data.pose_dataset import PoseDataset
+from models.build import count_multiply_adds, count_parameters
 
 _TITLES = {
     "mpjpe_mm": "MPJPE",
@@ -26,6 +30,42 @@ def describe_data(dataset: PoseDataset, name: str, keypoints: str) -> dict[str, 
             "similarity transform of each pose, without reflection"
         ),
     }
+
+
+def describe_network(
+    arguments: dict[str, Any], network: nn.Module, refinement: nn.Module | None = None
+) -> dict[str, Any]:
+    """What was trained or tested: the arguments, and the costs of the networks together.
+
+    Args:
+        arguments: of ``models.build.build_model``.
+        refinement: a ``PoseRefine`` on top.
+    """
+    device = next(network.parameters()).device
+    joints = arguments["joints"]
+    parameters = count_parameters(network)
+    multiply_adds = count_multiply_adds(
+        network, torch.zeros(1, joints, arguments["in_dim"], device=device)
+    )
+    if refinement is not None:
+        pose = torch.zeros(1, joints, 3, device=device)
+        parameters += count_parameters(refinement)
+        multiply_adds += count_multiply_adds(refinement, pose, pose)
+    return {"model": arguments, "parameters": parameters, "multiply_adds_a_pose": multiply_adds}
+
+
+def format_network(header: dict[str, Any]) -> str:
+    """The costs, and each setting that is not the published one of this model."""
+    departures = header["departures"]
+    if departures is None:
+        settings = "not recorded in the checkpoint"
+    else:
+        differing = (f"{key} {value}" for key, value in departures.items())
+        settings = f"as published, but {', '.join(differing)}" if departures else "as published"
+    return (
+        f"{header['model']['name']}: {header['parameters']:,} parameters, "
+        f"{header['multiply_adds_a_pose']:,} multiply-adds a pose; settings {settings}"
+    )
 
 
 def format_table(results: dict[str, dict[str, Any]], note: str) -> str:

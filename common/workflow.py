@@ -81,6 +81,7 @@ def report_checkpoint(
     Args:
         readings: the poses to test, by the title of their columns.
     """
+    print(report.format_network(header))
     summaries = {
         title: evaluate(predictor, evaluation_loader(dataset))
         for title, predictor in readings.items()
@@ -175,6 +176,7 @@ def train(
     Args:
         files: keeps the best weights under their published names as well.
     """
+    print(report.format_network(header))
     print(f"run folder: {run.folder}")
     try:
         test_loader = evaluation_loader(test_set)

@@ -17,3 +17,9 @@ def to_rows(x: Tensor) -> Tensor:
 def to_poses(rows: Tensor, num_joints: int) -> Tensor:
     """(J B, C) -> (B, J, C), the inverse of :func:`to_rows`; always a view."""
     return rows.view(num_joints, -1, rows.shape[-1]).transpose(0, 1)
+
+
+def aggregate(A: Tensor, x: Tensor) -> Tensor:
+    """Each joint's sum over joints, weighted by its row of A (J, J): (B, J, C) -> (B, J, C)."""
+    joint_major = x.transpose(0, 1)
+    return (A @ joint_major.flatten(1)).view(joint_major.shape).transpose(0, 1)

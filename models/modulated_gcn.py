@@ -4,6 +4,9 @@ Shapes: B poses, J joints, C channels; ``models.layout`` explains the memory lay
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from models.layout import to_poses, to_rows
 from models.non_local import EmbeddedNonLocal, GroupedNonLocal
+from models.norm import NORMS
 
 _GAIN = 1.414
 
@@ -153,21 +157,29 @@ class ModulatedGraphConv(nn.Module):
 
 
 class _Block(nn.Module):
-    """Graph convolution, batch normalisation over C, ReLU, dropout."""
+    """Graph convolution, normalisation, ReLU, dropout."""
 
     def __init__(
-        self, in_dim: int, out_dim: int, adj: Tensor, dropout: float, modulation_init: str
+        self,
+        in_dim: int,
+        out_dim: int,
+        conv: Callable[[int, int], nn.Module],
+        dropout: float,
+        norm_layer: str,
     ) -> None:
         super().__init__()
-        self.gconv = ModulatedGraphConv(in_dim, out_dim, adj, modulation_init)
+        self.gconv = conv(in_dim, out_dim)
         # Batch normalisation takes the mean out again, so this bias has no gradient but rounding.
         # Adam would scale that up to whole steps, which the running mean cannot follow.
-        self.gconv.bias.requires_grad_(False)
-        self.bn = nn.BatchNorm1d(out_dim)
+        self.gconv.bias.requires_grad_(norm_layer != "batch")
+        self.bn = NORMS[norm_layer](out_dim)
+        self.folds = norm_layer == "batch" and hasattr(self.gconv, "infer")
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or not self.folds:
+            if not isinstance(self.bn, nn.BatchNorm1d):
+                return self.dropout(torch.relu(self.bn(self.gconv(x))))
             rows = torch.relu_(self.bn(to_rows(self.gconv(x))))
             return self.dropout(to_poses(rows, x.shape[1]))
         # With its statistics fixed batch normalisation is a scale and a shift a channel.
@@ -179,10 +191,16 @@ class _Block(nn.Module):
 class _ResidualBlock(nn.Module):
     """Two blocks C -> C with the input added."""
 
-    def __init__(self, dim: int, adj: Tensor, dropout: float, modulation_init: str) -> None:
+    def __init__(
+        self,
+        dim: int,
+        conv: Callable[[int, int], nn.Module],
+        dropout: float,
+        norm_layer: str,
+    ) -> None:
         super().__init__()
-        self.gconv1 = _Block(dim, dim, adj, dropout, modulation_init)
-        self.gconv2 = _Block(dim, dim, adj, dropout, modulation_init)
+        self.gconv1 = _Block(dim, dim, conv, dropout, norm_layer)
+        self.gconv2 = _Block(dim, dim, conv, dropout, norm_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.gconv2(self.gconv1(x))
@@ -199,13 +217,99 @@ class _GroupedNonLocalStage(nn.Module):
         return self.non_local(x)
 
 
-class ModulatedGCN(nn.Module):
-    """The lifting network: 2D joints (B, J, in_dim) -> 3D joints (B, J, out_dim).
+class GraphNetwork(nn.Module):
+    """The lifting network around any graph convolution: 2D (B, J, in_dim) -> 3D (B, J, out_dim).
 
     2D in normalised screen coordinates; 3D in metres, camera space, relative to the root.
     An input block, ``num_layers`` residual blocks, and a bare graph convolution to the output.
     The state dict has the names of the published checkpoints.
+
+    Attributes:
+        CONV: in_dim, out_dim, adj -> the graph convolution (B, J, in_dim) -> (B, J, out_dim), with
+            a parameter ``bias``.
+        LAYER: the names of a graph convolution's weights, with their numbers of dimensions.
     """
+
+    CONV: ClassVar[Callable[..., nn.Module]]
+    LAYER: ClassVar[dict[str, int]]
+
+    def __init__(
+        self,
+        adj: Tensor,
+        hid_dim: int = 128,
+        num_layers: int = 4,
+        in_dim: int = 2,
+        out_dim: int = 3,
+        dropout: float = 0.0,
+        non_local: str | None = None,
+        norm_layer: str = "batch",
+        **layer_options: Any,
+    ) -> None:
+        """
+        Args:
+            adj: (J, J), see ``Skeleton.adjacency``.
+            non_local: None; "grouped", a block after the input block and after each residual
+                block (16 joints, as SemGCN's); or "embedded", one block before the output.
+            norm_layer: of ``models.norm.NORMS``.
+            layer_options: of the graph convolution.
+
+        Raises:
+            ValueError: an unknown choice, or grouped blocks for other than 16 joints.
+        """
+        super().__init__()
+        if non_local not in (None, "grouped", "embedded"):
+            raise ValueError(f"non_local: None, 'grouped' or 'embedded', not {non_local!r}")
+        conv = partial(self.CONV, adj=adj, **layer_options)
+        common = {"conv": conv, "dropout": dropout, "norm_layer": norm_layer}
+        grouped = non_local == "grouped"
+        stage = [_GroupedNonLocalStage(hid_dim, adj.shape[0]) for _ in range(num_layers + 1)] \
+            if grouped else []  # fmt: skip
+        self.gconv_input = nn.Sequential(_Block(in_dim, hid_dim, **common), *stage[:1])
+        layers: list[nn.Module] = []
+        for index in range(num_layers):
+            layers += [_ResidualBlock(hid_dim, **common), *stage[index + 1 : index + 2]]
+        self.gconv_layers = nn.Sequential(*layers)
+        self.non_local = EmbeddedNonLocal(hid_dim) if non_local == "embedded" else nn.Identity()
+        self.gconv_output = conv(hid_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (B, J, out_dim)."""
+        x = self.gconv_layers(self.gconv_input(x))
+        return self.gconv_output(self.non_local(x))
+
+    @classmethod
+    def describe(cls, weights: dict[str, Tensor]) -> dict[str, Any] | None:
+        """The network's arguments as a state dict shows them; None if it is of another network."""
+        input_layer, output_layer = (
+            {n.removeprefix(f"{p}."): t for n, t in weights.items() if n.startswith(f"{p}.")}
+            for p in ("gconv_input.0.gconv", "gconv_output")
+        )
+        for layer in (input_layer, output_layer):
+            if {name: tensor.dim() for name, tensor in layer.items()} != cls.LAYER:
+                return None
+        in_dim, hid_dim = input_layer["W"].shape[-2:]
+        parts = [name.split(".")[1:3] for name in weights if name.startswith("gconv_layers.")]
+        grouped = any(part[1:] == ["non_local"] for part in parts)
+        embedded = "embedded" if "non_local.W.0.weight" in weights else None
+        return cls.joints_of(output_layer) | {
+            "hid_dim": hid_dim,
+            "num_layers": len({part[0] for part in parts if part[1:] == ["gconv1"]}),
+            "in_dim": in_dim,
+            "out_dim": output_layer["W"].shape[-1],
+            "non_local": "grouped" if grouped else embedded,
+        }
+
+    @staticmethod
+    def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
+        """{"joints": J} as a graph convolution's weights show it; {} where they do not."""
+        return {}
+
+
+class ModulatedGCN(GraphNetwork):
+    """Modulated GCN; the published settings of its training are the scripts' own defaults."""
+
+    CONV: ClassVar[Callable[..., nn.Module]] = ModulatedGraphConv
+    LAYER: ClassVar[dict[str, int]] = {"W": 3, "M": 2, "adj2": 2, "bias": 1}
 
     def __init__(
         self,
@@ -217,33 +321,17 @@ class ModulatedGCN(nn.Module):
         dropout: float = 0.0,
         non_local: str | None = None,
         modulation_init: str = "ones",
+        norm_layer: str = "batch",
     ) -> None:
         """
         Args:
-            adj: (J, J), see ``Skeleton.adjacency``.
-            non_local: None; "grouped", a block after the input block and after each residual
-                block (16 joints, as SemGCN's); or "embedded", one block before the output.
+            adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer: see
+                ``GraphNetwork``.
             modulation_init: "ones" or "xavier".
-
-        Raises:
-            ValueError: an unknown choice, or grouped blocks for other than 16 joints.
         """
-        super().__init__()
-        if non_local not in (None, "grouped", "embedded"):
-            raise ValueError(f"non_local: None, 'grouped' or 'embedded', not {non_local!r}")
-        common = {"adj": adj, "dropout": dropout, "modulation_init": modulation_init}
-        grouped = non_local == "grouped"
-        stage = [_GroupedNonLocalStage(hid_dim, adj.shape[0]) for _ in range(num_layers + 1)] \
-            if grouped else []  # fmt: skip
-        self.gconv_input = nn.Sequential(_Block(in_dim, hid_dim, **common), *stage[:1])
-        layers: list[nn.Module] = []
-        for index in range(num_layers):
-            layers += [_ResidualBlock(hid_dim, **common), *stage[index + 1 : index + 2]]
-        self.gconv_layers = nn.Sequential(*layers)
-        self.non_local = EmbeddedNonLocal(hid_dim) if non_local == "embedded" else nn.Identity()
-        self.gconv_output = ModulatedGraphConv(hid_dim, out_dim, adj, modulation_init)
+        common = (adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer)
+        super().__init__(*common, modulation_init=modulation_init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, J, in_dim) -> (B, J, out_dim)."""
-        x = self.gconv_layers(self.gconv_input(x))
-        return self.gconv_output(self.non_local(x))
+    @staticmethod
+    def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
+        return {"joints": layer["M"].shape[0]}

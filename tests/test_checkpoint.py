@@ -44,7 +44,7 @@ def test_published_checkpoint_saved_from_a_gpu_loads_on_a_cpu(
     assert found["epoch"] == 50 and float(found["error"]) == 38.25
     assert found["model"] == {
         "joints": 16, "hid_dim": 128, "num_layers": 4, "in_dim": 2, "out_dim": 3,
-        "non_local": None,
+        "non_local": None, "name": "mgcn",
     }  # fmt: skip
     fresh = build_model({"joints": 16})
     load_weights(path, fresh, found["state_dict"])
@@ -72,7 +72,7 @@ def test_a_bare_state_dict_is_described_by_its_shapes(tmp_path, non_local, layer
     weights = build_model(arguments).state_dict()
     torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, tmp_path / "a.pth")
     found = load_checkpoint(tmp_path / "a.pth")
-    assert found["model"] == arguments | {"in_dim": 2, "out_dim": 3}
+    assert found["model"] == arguments | {"in_dim": 2, "out_dim": 3, "name": "mgcn"}
     load_weights("a.pth", build_model(arguments), found["state_dict"])
 
 

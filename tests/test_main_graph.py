@@ -10,7 +10,7 @@ from common.checkpoint import load_checkpoint
 from common.engine import step_rate
 from common.skeleton import H36M_17
 from data.pose_dataset import PoseBatch, PoseLoader
-from main_graph import build_lifter, build_trainer, main, model_arguments
+from main_graph import build_lifter, build_trainer, main
 from models.build import build_model, count_parameters
 from models.pose_refine import PoseRefine
 from tests.conftest import SLICE
@@ -43,7 +43,7 @@ def figures(path) -> dict:
 
 def lifter_of(*flags):
     args = opt.parse_graph([*NOISY, *flags])
-    arguments = model_arguments(args)
+    arguments = opt.model_arguments(args, "embedded", opt.parse_graph)
     lifter = build_lifter(args, arguments, None, None, False, torch.device("cpu"))
     return args, lifter
 
@@ -56,7 +56,7 @@ def test_published_defaults():
     assert (args.lr_decay, args.large_decay_epoch) == (0.9, 4)
     assert args.data_augmentation and args.flip_test and args.pro_train == 0
     assert opt.parse_graph(["-k", "sh_ft_h36m"]).joints == 16
-    model = build_model(model_arguments(args))
+    model = build_model(opt.model_arguments(args, "embedded", opt.parse_graph))
     assert count_parameters(model) == 2_731_840
     assert model.gconv_input[0].gconv.M.min() < 0  # Xavier, not ones
     assert isinstance(model.gconv_layers[0].gconv1.dropout, torch.nn.Dropout)

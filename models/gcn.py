@@ -1,0 +1,49 @@
+"""Vanilla graph convolution: one weight matrix for all joints and edges.
+
+The plainest way of weight sharing that Liu et al. (ECCV 2020) compare.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.layout import aggregate
+from models.modulated_gcn import GraphNetwork
+from models.semgcn import SemGCN
+
+
+def row_normalised(adj: Tensor) -> Tensor:
+    """The edges of adj (J, J), self loops included, each row divided by its sum."""
+    edges = (adj > 0).to(adj.dtype)
+    return edges / edges.sum(dim=1, keepdim=True)
+
+
+class GraphConv(nn.Module):
+    """out = A X W + bias, A the row-normalised adjacency with self loops."""
+
+    def __init__(self, in_dim: int, out_dim: int, adj: Tensor) -> None:
+        """
+        Args:
+            adj: (J, J) with self loops; only which entries are above zero counts.
+        """
+        super().__init__()
+        self.register_buffer("A", row_normalised(adj), persistent=False)
+        self.W = nn.Parameter(torch.empty(in_dim, out_dim))
+        self.bias = nn.Parameter(torch.empty(out_dim))
+        nn.init.xavier_uniform_(self.W, gain=1.414)
+        nn.init.uniform_(self.bias, -1 / math.sqrt(out_dim), 1 / math.sqrt(out_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (B, J, out_dim)."""
+        return aggregate(self.A, x @ self.W) + self.bias
+
+
+class VanillaGCN(GraphNetwork):
+    """The network of ``GraphNetwork`` around :class:`GraphConv`, trained as SemGCN."""
+
+    PUBLISHED: ClassVar[dict[str, Any]] = SemGCN.PUBLISHED
+    CONV: ClassVar[Callable[..., nn.Module]] = GraphConv
+    LAYER: ClassVar[dict[str, int]] = {"W": 2, "bias": 1}

@@ -1,0 +1,89 @@
+"""The fully connected baseline (Martinez et al., ICCV 2017), as re-run by SemGCN's authors."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.norm import PoseBatchNorm
+
+
+def _linear(in_dim: int, out_dim: int, normalised: bool = True) -> nn.Linear:
+    """Kaiming-normal. A bias before batch normalisation is not trained: see ``modulated_gcn``."""
+    linear = nn.Linear(in_dim, out_dim)
+    nn.init.kaiming_normal_(linear.weight)
+    linear.bias.requires_grad_(not normalised)
+    return linear
+
+
+class _Stage(nn.Module):
+    """Two layers C -> C with the input added; a layer is linear, norm, ReLU, dropout."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.w1, self.batch_norm1 = _linear(dim, dim), PoseBatchNorm(dim)
+        self.w2, self.batch_norm2 = _linear(dim, dim), PoseBatchNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) -> (B, C)."""
+        y = self.dropout(torch.relu(self.batch_norm1(self.w1(x))))
+        return x + self.dropout(torch.relu(self.batch_norm2(self.w2(y))))
+
+
+class Martinez(nn.Module):
+    """All joints at once: (B, J, in_dim) -> (B, J, out_dim), without a skeleton.
+
+    2D in normalised screen coordinates; 3D in metres, camera space, relative to the root.
+    """
+
+    # max_weight_norm is of the original paper.
+    PUBLISHED: ClassVar[dict[str, Any]] = {
+        "hid_dim": 1024, "num_layers": 2, "dropout": 0.5, "non_local": False,
+        "loss": "mse", "weight_l1": 0.0, "batch_size": 64, "epochs": 200, "lr": 1e-3,
+        "lr_decay": 100_000, "lr_gamma": 0.96, "max_norm": 1.0, "max_weight_norm": 1.0,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        adj: Tensor,
+        hid_dim: int = 1024,
+        num_layers: int = 2,
+        in_dim: int = 2,
+        out_dim: int = 3,
+        dropout: float = 0.5,
+    ) -> None:
+        """
+        Args:
+            adj: (J, J); only the number of joints counts.
+            num_layers: residual stages of two layers each.
+        """
+        super().__init__()
+        num_joints = len(adj)
+        self.w1 = _linear(num_joints * in_dim, hid_dim)
+        self.batch_norm1 = PoseBatchNorm(hid_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear_stages = nn.ModuleList(_Stage(hid_dim, dropout) for _ in range(num_layers))
+        self.w2 = _linear(hid_dim, num_joints * out_dim, normalised=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (B, J, out_dim)."""
+        y = self.dropout(torch.relu(self.batch_norm1(self.w1(x.flatten(1)))))
+        for stage in self.linear_stages:
+            y = stage(y)
+        return self.w2(y).unflatten(1, (x.shape[1], -1))
+
+    @staticmethod
+    def describe(weights: dict[str, Tensor]) -> dict[str, Any] | None:
+        """The network's arguments as a state dict shows them; None if it is of another network."""
+        if not {"w1.weight", "w2.weight", "batch_norm1.weight"} <= weights.keys():
+            return None
+        hid_dim, inputs = weights["w1.weight"].shape
+        stages = {name.split(".")[1] for name in weights if name.startswith("linear_stages.")}
+        return {
+            "joints": inputs // 2,
+            "hid_dim": hid_dim,
+            "num_layers": len(stages),
+            "in_dim": 2,
+            "out_dim": 2 * len(weights["w2.weight"]) // inputs,
+        }
