@@ -43,7 +43,6 @@ RECIPES = {
         "flip_test": True,
     },
 }
-CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name")
 # Flags of a run that say nothing of the method.
 _NOT_METHOD = {
     "model", "dataset_dir", "seed", "snapshot", "compile", "pro_train", "save_model", "save_dir",

@@ -1,0 +1,135 @@
+"""Averaged weights, schedules, and the flags that --recipe sets, in both scripts."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import main_gcn
+import main_graph
+import opt
+from common.averaging import WeightAverage
+from common.checkpoint import load_checkpoint
+from common.engine import cosine_rate, warmed_up
+from common.errors import UserError
+from common.input_view import InputView
+from common.lifting import Lifter
+from common.skeleton import H36M_16
+from data.datasets import H36M
+from data.pose_dataset import load_pose_datasets
+from models.build import build_model
+from tests.conftest import SLICE
+
+STRONG = [*SLICE, "--recipe", "strong", "--warmup", "3", "--ema", "0.9"]
+
+
+@pytest.fixture
+def gcn(call, tmp_path):
+    def run(*flags):
+        status, out, err = call(main_gcn.main, *flags, "--checkpoint", tmp_path)
+        assert (status, err) == (0, "")
+        return out
+
+    return run
+
+
+def test_the_average_forgets_as_it_says():
+    model = build_model({"joints": 16, "hid_dim": 4, "num_layers": 1})
+    average = WeightAverage({"state_dict": model}, decay=0.9)
+    names = [name for name, value in model.state_dict().items() if value.is_floating_point()]
+    assert any("running_var" in name for name in names)  # statistics are averaged alike
+    expected = {name: model.state_dict()[name].clone() for name in names}
+    for step in range(1, 200):
+        with torch.no_grad():
+            for name in names:
+                model.state_dict()[name].normal_()
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name in names:
+            expected[name] = decay * expected[name] + (1 - decay) * model.state_dict()[name]
+    found = average.networks["state_dict"].state_dict()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in names)
+
+
+def test_schedules_rise_and_fall():
+    rate = warmed_up(cosine_rate(2.0, 100), 10)
+    assert rate(5, 1) == pytest.approx(0.5 * 2.0 * (1 + math.cos(math.pi * 0.05)) / 2)
+    assert rate(50, 1) == pytest.approx(1.0) and rate(100, 1) == pytest.approx(0.0)
+    assert rate(1, 1) < rate(9, 1) < rate(11, 1) > rate(60, 1)
+    constant = lambda step, epoch: 1.0  # noqa: E731
+    assert warmed_up(constant, 0) is constant
+
+
+@pytest.mark.parametrize("parse", [opt.parse_gcn, opt.parse_graph])
+def test_the_recipe_sets_its_flags_and_what_is_typed_wins(parse):
+    usual, strong = vars(parse([])), vars(parse(["--recipe", "strong"]))
+    for name, value in opt.RECIPES["strong"].items():
+        assert strong[name] == value
+    for name, value in usual.items():
+        assert name in {*opt.RECIPES["strong"], "recipe"} or strong[name] == value
+    typed = parse(["--recipe", "strong", "--lr", "0.1", "--no-root_view", "--epochs", "9"])
+    assert (typed.lr, typed.root_view, typed.epochs, typed.camera_rays) == (0.1, False, 9, True)
+
+
+def test_a_strong_run_resumes_as_if_it_had_not_stopped(gcn, call, tmp_path):
+    gcn(*STRONG, "--epochs", 2, "--name", "whole", "--schedule", "exponential")
+    gcn(*STRONG, "--epochs", 1, "--name", "part", "--schedule", "exponential")
+    last = tmp_path / "part" / "ckpt_last.pth.tar"
+    gcn("--resume", last, "--epochs", 2)
+    a, b = (load_checkpoint(tmp_path / name / last.name) for name in ("whole", "part"))
+    for run in (a, b):
+        run["trained"] = run["trained"]["state_dict"]
+    for key in ("state_dict", "trained"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+    assert not torch.equal(a["state_dict"]["gconv_output.W"], a["trained"]["gconv_output.W"])
+
+
+def test_a_checkpoint_is_never_given_the_other_input(gcn, call, tmp_path):
+    gcn(*STRONG, "--epochs", 1, "--name", "strong")
+    gcn(*SLICE, "--epochs", 1, "--name", "screen")
+    strong, screen = (tmp_path / name / "ckpt_last.pth.tar" for name in ("strong", "screen"))
+    status, _, err = call(main_gcn.main, *SLICE, "--evaluate", strong)
+    assert status == 2 and "add --camera_rays --root_view" in err
+    status, _, err = call(main_gcn.main, *SLICE, "--evaluate", screen, "--camera_rays")
+    assert status == 2 and "--no-camera_rays" in err
+    results = tmp_path / "r.json"
+    flags = ("--evaluate", strong, "--recipe", "strong", "--results", results)
+    out = gcn(*SLICE, *flags)
+    assert "made with the cameras' intrinsics" in out and "intrinsics" not in gcn(
+        *SLICE, "--evaluate", screen
+    )
+    found = json.loads(results.read_text())
+    assert "intrinsics" in found["intrinsics"]
+    assert "by a factor of 1.2" in gcn(*SLICE, *flags, "--focal_scale", "1.2")
+    changed = json.loads(results.read_text())
+    assert "factor of 1.2" in changed["intrinsics"]
+    figures = [r["results"]["evaluated"]["mpjpe_mm"] for r in (found, changed)]
+    assert figures[0] != figures[1]
+
+
+def test_unknown_cameras_are_refused(h36m_folder):
+    (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9"]], H36M_16)
+    unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
+    for view in (InputView(camera_rays=True), InputView(root_view=True)):
+        lifter = Lifter(torch.nn.Identity(), view, H36M_16, flip_test=False)
+        lifter.check_data(dataset)
+        with pytest.raises(UserError, match="cameras of h36m are not known"):
+            lifter.check_data(unknown)
+    Lifter(torch.nn.Identity(), InputView(), H36M_16, flip_test=False).check_data(unknown)
+
+
+def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path):
+    flags = [*SLICE, "--keypoints", "noisy", "--checkpoint", tmp_path / "runs"]
+    status, _, err = call(
+        main_graph.main, *flags, "--recipe", "strong", "--pro_train", 1, "--nepoch", 1,
+        "--save_model", 1, "--save_dir", tmp_path / "ckpt", "--post_refine",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    status, _, err = call(main_graph.main, *flags, "--eva", tmp_path / "ckpt")
+    assert status == 2 and "--camera_rays --root_view" in err
+    status, out, err = call(
+        main_graph.main, *flags, "--eva", tmp_path / "ckpt", "--recipe", "strong"
+    )
+    assert (status, err) == (0, "") and "post" in out
