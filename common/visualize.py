@@ -65,6 +65,33 @@ def save_poses(
     _save(figure, path)
 
 
+def save_predictions(
+    path: Path, inputs_2d: Tensor, predictions: Tensor, titles: Sequence[str], skeleton: Skeleton
+) -> None:
+    """2D input and prediction, from the camera and from the person's side, a row a pose.
+
+    Args:
+        inputs_2d: (N, J, 2) normalised screen coordinates.
+        predictions: (N, J, 3) metres, camera space, root at zero.
+        titles: N, one a row.
+    """
+    count = len(titles)
+    figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
+    for row, title in enumerate(titles):
+        flat = figure.add_subplot(count, 3, 3 * row + 1)
+        _draw_2d(flat, inputs_2d[row], skeleton)
+        flat.set_title(f"2D input: {title}", fontsize=9)
+        for column, (azimuth, name) in enumerate(
+            ((-90, "from the camera"), (0, "from the side")), 2
+        ):
+            space = figure.add_subplot(count, 3, 3 * row + column, projection="3d")
+            _draw_3d(space, predictions[row], predictions[row], skeleton)
+            space.view_init(elev=6, azim=azimuth)
+            space.set_title(name, fontsize=9)
+    figure.suptitle("right side red, left side blue; 3D in metres, root at zero", fontsize=10)
+    _save(figure, path)
+
+
 def _bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
     left, right = set(skeleton.joints_left), set(skeleton.joints_right)
     return [

@@ -1,0 +1,210 @@
+#!/usr/bin/env python
+"""Your own 2D joints to 3D poses, by a trained checkpoint.
+
+python predict.py CKPT KEYPOINTS --width 1920 --height 1080                 -> KEYPOINTS_3d.npz
+python predict.py CKPT KEYPOINTS --width 1920 --height 1080 --fov 60 --picture poses.png
+
+KEYPOINTS: (T, J, 2) pixels, T images of one person each, in an npy file, in an npz file (the array
+``keypoints``, or the only one), or in a JSON file of nested lists. J is 17 or 16, in Human3.6M's
+order; a model of 16 joints leaves Neck/Nose out of 17.
+
+The result has ``poses_3d`` (T, J, 3), metres, camera space (x right, y down, z away), relative to
+the hip; and ``joints``, their names.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.camera import normalize_screen_coordinates
+from common.checkpoint import load_weights
+from common.engine import select_device
+from common.errors import UserError, run_script
+from common.files import atomic_write, refuse_existing
+from common.input_view import InputView
+from common.lifting import Lifter
+from common.parser import Parser
+from common.published import load_model_file
+from common.skeleton import SKELETONS, Skeleton
+from common.visualize import save_predictions
+from models.build import build_model
+
+_BATCH = 4096
+_PICTURED = 4
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    out = (
+        Path(args.out)
+        if args.out
+        else Path(args.keypoints).with_suffix("").with_name(f"{Path(args.keypoints).stem}_3d.npz")
+    )
+    refuse_existing([out, *([Path(args.picture)] if args.picture else [])], args.force)
+    device = select_device(args.device)
+    lifter = load_lifter(args.checkpoint, args.flip_test)
+    intrinsics = _intrinsics(args, lifter.view)
+    pixels = read_keypoints(Path(args.keypoints), lifter.skeleton)
+    screen = normalize_screen_coordinates(pixels, args.width, args.height)
+    lifter.network.to(device)
+    poses = lift(lifter, screen.to(device), intrinsics).cpu()
+    with atomic_write(out) as partial:
+        np.savez_compressed(partial, poses_3d=poses.numpy(), joints=np.array(lifter.skeleton.names))
+    print(f"{out}: {len(poses):,} poses of {poses.shape[1]} joints")
+    if args.picture:
+        index = torch.linspace(0, len(poses) - 1, _PICTURED).long().unique()
+        titles = [f"image {i}" for i in index.tolist()]
+        save_predictions(Path(args.picture), screen[index], poses[index], titles, lifter.skeleton)
+        print(f"{args.picture}: {len(index)} of them")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description="Lifts your own 2D joints to 3D poses.")
+    parser.add_argument("checkpoint", metavar="CKPT", help="ours or a published one")
+    parser.add_argument(
+        "keypoints", metavar="KEYPOINTS", help="npy, npz or JSON file: (T, J, 2) pixels"
+    )
+    parser.add_argument("--width", type=int, required=True, help="of the images, in pixels")
+    parser.add_argument("--height", type=int, required=True, help="of the images, in pixels")
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEG",
+        help="horizontal field of view of the whole image, for models trained with --camera_rays "
+        "or --root_view; what a wrong one costs is in the README",
+    )
+    camera.add_argument(
+        "--intrinsics",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="instead: focal length x, y and centre x, y in pixels, then, if the lens distorts, "
+        "three radial and two tangential coefficients",
+    )
+    parser.add_argument(
+        "--flip_test",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="mean with the mirrored twin (default: as the checkpoint's run was tested)",
+    )
+    parser.add_argument("-o", "--out", metavar="FILE", help="npz (default: KEYPOINTS_3d.npz)")
+    parser.add_argument("--picture", metavar="FILE", help="draw a few of the poses")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")
+    args = parser.parse_args(argv)
+    if min(args.width, args.height) < 1:
+        raise UserError("--width and --height: whole numbers from 1")
+    return args
+
+
+def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
+    """The network of a checkpoint, with the input that it was trained on, ready to predict.
+
+    Args:
+        flip_test: None takes what the checkpoint's run was tested with.
+
+    Raises:
+        UserError: no readable checkpoint, or its weights do not fit what it says of itself.
+    """
+    checkpoint = load_model_file(path)
+    arguments = checkpoint["model"]
+    if flip_test is None:
+        flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
+    try:
+        network, skeleton = build_model(arguments), SKELETONS[arguments["joints"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: no network is as it says ({error!r})") from error
+    load_weights(path, network, checkpoint["state_dict"])
+    view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
+    return Lifter(network.eval(), view, skeleton, flip_test)
+
+
+def _intrinsics(args: argparse.Namespace, view: InputView) -> Tensor | None:
+    """(9,) in screen units, if the model uses them.
+
+    Raises:
+        UserError: they are needed and not given, or not possible.
+    """
+    given = args.fov is not None or args.intrinsics is not None
+    if not view.uses_intrinsics:
+        if given:
+            print("the model does not use the camera: --fov and --intrinsics have no effect")
+        return None
+    if not given:
+        raise UserError(
+            f"{args.checkpoint} was trained on camera rays: give --fov DEG or --intrinsics"
+        )
+    if args.fov is not None:
+        if not 0 < args.fov < 180:
+            raise UserError(f"--fov: an angle between 0 and 180 degrees, not {args.fov:g}")
+        focal = 1 / math.tan(math.radians(args.fov) / 2)
+        return torch.tensor([focal, focal, *7 * [0.0]])
+    values = [*args.intrinsics, *(9 - len(args.intrinsics)) * [0.0]]
+    if len(args.intrinsics) not in (4, 9) or not all(map(math.isfinite, values)):
+        raise UserError("--intrinsics: 4 or 9 numbers (focal length, centre, distortion)")
+    if min(values[:2]) <= 0:
+        raise UserError("--intrinsics: a focal length is a number of pixels above 0")
+    centre = normalize_screen_coordinates(torch.tensor(values[2:4]), args.width, args.height)
+    return torch.tensor([*(2 * f / args.width for f in values[:2]), *centre.tolist(), *values[4:]])
+
+
+def read_keypoints(path: Path, skeleton: Skeleton) -> Tensor:
+    """A file of 2D joints -> (T, J, 2) float32 pixels, the skeleton's joints.
+
+    Raises:
+        UserError: it is missing or damaged, has another shape, or values that are not numbers.
+    """
+    try:
+        array = np.asarray(_read(path), dtype=np.float32)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file can make the readers raise anything
+        raise UserError(f"{path} holds no array of numbers: npy, npz or JSON expected") from error
+    if array.ndim == 2:
+        array = array[None]  # one image
+    if array.ndim != 3 or array.shape[2] != 2 or len(array) == 0:
+        raise UserError(f"{path}: (T, joints, 2) numbers expected, got {array.shape}")
+    try:
+        array = array[:, skeleton.indices_in(array.shape[1])]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not np.isfinite(array).all():
+        image = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise UserError(f"{path}: image {image} has values that are not numbers")
+    return torch.from_numpy(array)
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    found = np.load(path, allow_pickle=False)
+    if path.suffix != ".npz":
+        return found
+    return found[
+        "keypoints" if "keypoints" in found.files or len(found.files) > 1 else found.files[0]
+    ]
+
+
+@torch.inference_mode()
+def lift(lifter: Lifter, screen: Tensor, intrinsics: Tensor | None) -> Tensor:
+    """Screen coordinates (T, J, 2) -> poses (T, J, 3), metres, camera space, root at zero."""
+    batches = screen.split(_BATCH)
+    poses = []
+    for batch in tqdm(batches, "lifting", unit="batch", disable=None):
+        cameras = None if intrinsics is None else intrinsics.to(batch).expand(len(batch), 9)
+        pose = lifter.lift(batch, cameras)
+        poses.append(pose - pose[:, :1])
+    return torch.cat(poses)
+
+
+if __name__ == "__main__":
+    run_script(main)
