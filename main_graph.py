@@ -28,7 +28,7 @@ from common.engine import Predictor, Trainer, limit_weights, select_device, step
 from common.errors import UserError, run_script
 from common.input_view import rotate
 from common.lifting import Lifter
-from common.losses import pose_loss, symmetry_loss
+from common.losses import pose_loss, sparsity_loss, symmetry_loss
 from common.metrics import mpjpe
 from common.published import ModelFiles, load_model_file, load_model_folder
 from common.report import describe_data, describe_network, format_root_errors
@@ -224,6 +224,8 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
     def loss(batch: PoseBatch) -> Tensor:
         pose, target, rotation = lifter.in_view(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
+        if args.adj_l1:
+            total = total + args.adj_l1 * sparsity_loss(lifter.network)
         if lifter.post_refine is not None:
             refined = lifter.refine(rotate(pose, rotation, back=True), batch)
             total = total + mpjpe(refined, batch.targets_3d).mean()
