@@ -22,7 +22,7 @@ from common.checkpoint import check_model, load_checkpoint, load_weights
 from common.engine import Predictor, Trainer, exponential_rate, limit_weights, select_device
 from common.errors import run_script
 from common.lifting import Lifter
-from common.losses import pose_loss
+from common.losses import pose_loss, sparsity_loss
 from common.report import describe_data, describe_network
 from common.skeleton import SKELETONS
 from common.workflow import load_data, open_run, report_checkpoint, train, with_focal_scale
@@ -88,7 +88,8 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
 
     def loss(batch: PoseBatch) -> Tensor:
         pose, target, _ = lifter.in_view(batch)
-        return pose_loss(pose, target, args.loss, args.weight_l1)
+        total = pose_loss(pose, target, args.loss, args.weight_l1)
+        return total + args.adj_l1 * sparsity_loss(lifter.network) if args.adj_l1 else total
 
     optimizer = adam(lifter.network.parameters(), args.lr, weight_decay=opt.weight_decay(args))
     if args.max_weight_norm:

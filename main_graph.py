@@ -23,12 +23,12 @@ from common import distributed
 from common.acceleration import accelerate, adam
 from common.averaging import WeightAverage
 from common.camera import lift_again, remove_distortion, solve_translation
-from common.checkpoint import check_model, load_weights
+from common.checkpoint import check_model, differences, load_weights
 from common.engine import Predictor, Trainer, limit_weights, select_device, step_rate
 from common.errors import UserError, run_script
 from common.input_view import rotate
 from common.lifting import Lifter
-from common.losses import pose_loss, symmetry_loss
+from common.losses import pose_loss, sparsity_loss, symmetry_loss
 from common.metrics import mpjpe
 from common.published import ModelFiles, load_model_file, load_model_folder
 from common.report import describe_data, describe_network, format_root_errors
@@ -42,7 +42,7 @@ from common.workflow import (
     with_focal_scale,
 )
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
-from models.build import build_model
+from models.build import build_model, describe_weights
 from models.pose_refine import PoseRefine
 
 _SYMMETRY_WEIGHT = 0.01
@@ -224,6 +224,8 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
     def loss(batch: PoseBatch) -> Tensor:
         pose, target, rotation = lifter.in_view(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
+        if args.adj_l1:
+            total = total + args.adj_l1 * sparsity_loss(lifter.network)
         if lifter.post_refine is not None:
             refined = lifter.refine(rotate(pose, rotation, back=True), batch)
             total = total + mpjpe(refined, batch.targets_3d).mean()
@@ -266,7 +268,9 @@ def model_files(
 ) -> ModelFiles:
     """Where the best weights go under their published names."""
     folder = Path(args.save_dir) if args.save_dir else run.folder
-    model = run.description["model"] if lifter.view.uses_intrinsics else None
+    arguments = run.description["model"]
+    shown = describe_weights(lifter.network.state_dict())
+    model = arguments if shown is None or differences(shown, arguments) else None
     files = ModelFiles(folder, out_type(args, lifter), trainer.networks, model)
     if run.best:
         files.remember(run.best["epoch"], run.best["mpjpe_mm"])

@@ -18,6 +18,7 @@ from common.skeleton import SKELETONS
 from data.augment import Augmentation
 from data.datasets import DATASETS
 from models.build import DEFAULT, MODELS, default_arguments
+from models.graph_conv_variants import ADJ_MODULATIONS
 from models.norm import NORMS
 
 _SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
@@ -50,7 +51,10 @@ _NOT_METHOD = {
     "post_refine_model", "show_protocol2", "show_root",
 }  # fmt: skip
 # Flags that are arguments of networks.
-_MODEL_FLAGS = {"hid_dim", "num_layers", "dropout", "non_local", "norm_layer", "modulation_init"}
+_MODEL_FLAGS = {
+    "hid_dim", "num_layers", "dropout", "non_local", "norm_layer", "modulation_init",
+    "weight_modulation", "adj_modulation", "rank", "adj_symmetric", "decouple_self", "hops",
+}  # fmt: skip
 # And what they are given of the 2D joints, which a checkpoint says beside them.
 _VIEW_FLAGS = ("camera_rays", "root_view")
 # Settings of a baseline's training that main_graph.py has in another form.
@@ -253,6 +257,10 @@ def model_arguments(
     changed = departures(settings(args), parse).keys() & _MODEL_FLAGS
     if unknown := sorted(changed - taken.keys()):
         raise UserError(f"--{unknown[0]} is no choice of --model {args.model}: leave it out")
+    if "rank" in changed and args.adj_modulation != "lowrank":
+        raise UserError("--rank is of --adj_modulation lowrank: give both or none")
+    if args.adj_l1 and (args.adj_modulation == "none" or "adj_modulation" not in taken):
+        raise UserError("--adj_l1 needs a learned adjacency: --model mgcn, --adj_modulation add")
     if given["non_local"] == "grouped" and args.joints != 16:
         raise UserError("--non_local pools pairs of 16 joints: use it with --joints 16")
     own = {key: given[key] for key in taken if key in _MODEL_FLAGS}
@@ -399,6 +407,24 @@ def _ablation_flags(group: argparse._ArgumentGroup, modulation_init: str) -> Non
     group.add_argument("--modulation_init", choices=("ones", "xavier"), default=modulation_init,
                        help="first values of the weight modulation; the released code has ones for "
                        "ground-truth 2D and Xavier-uniform ones for detected 2D")
+    group.add_argument("--weight_modulation", action=_SWITCH, default=True,
+                       help="a vector for each joint on the shared weights (the paper's)")
+    group.add_argument("--adj_modulation", choices=ADJ_MODULATIONS, default="add",
+                       help="learned adjacency: A alone, A + Q (the paper's), A o (1 + Q), "
+                       "A + U V^T of --rank, or Q alone")
+    group.add_argument("--rank", type=_positive_int, default=4, metavar="R",
+                       help="columns of U and V in --adj_modulation lowrank")
+    group.add_argument("--adj_symmetric", action=_SWITCH, default=True,
+                       help="make the adjacency symmetric (the paper's)")
+    group.add_argument("--decouple_self", action=_SWITCH, default=True,
+                       help="a weight for a joint itself beside that for its neighbours (the "
+                       "paper's)")
+    group.add_argument("--hops", type=_positive_int, default=1, metavar="K",
+                       help="reach of a layer along bones, with a weight and modulations for each "
+                       "hop (the paper's: 1)")
+    group.add_argument("--adj_l1", type=_non_negative, default=0.0, metavar="LAMBDA",
+                       help="adds LAMBDA times the L1 norm of Q, all layers together, to the loss: "
+                       "the paper speaks of sparse adjacencies, its code has 0")
     group.add_argument("--norm_layer", choices=sorted(NORMS), default="batch",
                        help="normalisation in each block: over the batch (the paper's), the "
                        "channels of each joint, or 8 groups of channels of each pose")

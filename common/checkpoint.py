@@ -110,10 +110,22 @@ def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Compare the network a checkpoint holds with the one asked for.
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In which arguments two networks differ, with both values; of different models, in the name.
 
     What one of them does not say is its model's default, or, if it has none, not compared.
+    """
+    name = found.get("name", DEFAULT)
+    if name != wanted.get("name", DEFAULT):
+        return {"model": (name, wanted.get("name", DEFAULT))}
+    unsaid = {"camera_rays": False, "root_view": False} | default_arguments(name)
+    found, wanted = unsaid | found, unsaid | wanted
+    compared = [key for key in wanted if key in found and key not in _FOR_TRAINING]
+    return {key: (found[key], wanted[key]) for key in compared if found[key] != wanted[key]}
+
+
+def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Compare the network a checkpoint holds with the one asked for.
 
     Raises:
         UserError: they differ; the line names each difference and the flags that put it right.
@@ -121,31 +133,18 @@ def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
     name = found.get("name", DEFAULT)
     if name not in [*MODELS]:
         raise UserError(f"{path} holds a network {name!r}: this program has {', '.join(MODELS)}")
-    differences, flags = [], []
-    if name != wanted.get("name", DEFAULT):
-        differences.append(f"model {name}, not {wanted.get('name', DEFAULT)}")
-        flags.append(f"--model {name}")
-    else:
-        unsaid = {"camera_rays": False, "root_view": False} | default_arguments(name)
-        is_value, should_be = unsaid | found, unsaid | wanted
-        for key in [key for key in should_be if key in is_value and key not in _FOR_TRAINING]:
-            if is_value[key] != should_be[key]:
-                differences.append(f"{key} {is_value[key]}, not {should_be[key]}")
-                flags += _flag(key, is_value[key])
-    if differences:
+    if unlike := differences(found, wanted):
+        what = ", ".join(f"{key} {is_}, not {asked}" for key, (is_, asked) in unlike.items())
+        flags = [_flag(key, is_) for key, (is_, _) in unlike.items() if key not in _WITHOUT_FLAG]
         remedy = f"; add {' '.join(flags)}" if flags else ""
-        raise UserError(
-            f"{path} has {', '.join(differences)} as the flags or their defaults say{remedy}"
-        )
+        raise UserError(f"{path} has {what} as the flags or their defaults say{remedy}")
 
 
-def _flag(name: str, value: Any) -> list[str]:
+def _flag(name: str, value: Any) -> str:
     """What to give for a network's argument to be so."""
-    if name in _WITHOUT_FLAG:
-        return []
     if name == "non_local" or isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name} {value}"]
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
 
 
 def load_weights(path: str | Path, module: torch.nn.Module, weights: dict[str, Tensor]) -> None:

@@ -1,10 +1,12 @@
 """Training losses on poses (B, J, 3) in metres, each a scalar mean."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.metrics import mpjpe
 from common.skeleton import Skeleton
+from models.modulated_gcn import ModulatedGCN
 
 
 def _mean_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
@@ -27,6 +29,14 @@ def pose_loss(pred: Tensor, target: Tensor, main: str, weight_l1: float) -> Tens
     Ground-truth 2D: "mse" with 0.1; detected 2D: "mpjpe" with 0.01.
     """
     return (1 - weight_l1) * _MAIN[main](pred, target) + weight_l1 * F.l1_loss(pred, target)
+
+
+def sparsity_loss(network: ModulatedGCN) -> Tensor:
+    """The L1 norm of the learned adjacencies, summed over their entries and all layers -> scalar.
+
+    The paper speaks of sparse adjacencies; the released code has no such term.
+    """
+    return torch.stack([offset.abs().sum() for offset in network.adjacency_offsets()]).sum()
 
 
 def symmetry_loss(pose: Tensor, skeleton: Skeleton, signed: bool = False) -> Tensor:

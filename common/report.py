@@ -41,14 +41,11 @@ def describe_network(
         arguments: of ``models.build.build_model``.
         refinement: a ``PoseRefine`` on top.
     """
-    device = next(network.parameters()).device
-    joints = arguments["joints"]
+    one = torch.zeros(1, arguments["joints"], 1, device=next(network.parameters()).device)
     parameters = count_parameters(network)
-    multiply_adds = count_multiply_adds(
-        network, torch.zeros(1, joints, arguments["in_dim"], device=device)
-    )
+    multiply_adds = count_multiply_adds(network, one.expand(-1, -1, arguments["in_dim"]))
     if refinement is not None:
-        pose = torch.zeros(1, joints, 3, device=device)
+        pose = one.expand(-1, -1, 3)
         parameters += count_parameters(refinement)
         multiply_adds += count_multiply_adds(refinement, pose, pose)
     return {"model": arguments, "parameters": parameters, "multiply_adds_a_pose": multiply_adds}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.graph_conv_variants import GraphConvVariant
 from models.layout import to_poses, to_rows
 from models.non_local import EmbeddedNonLocal, GroupedNonLocal
 from models.norm import NORMS
@@ -305,10 +306,25 @@ class GraphNetwork(nn.Module):
         return {}
 
 
+_PAPER = {
+    "weight_modulation": True, "adj_modulation": "add", "adj_symmetric": True,
+    "decouple_self": True, "hops": 1,
+}  # fmt: skip
+
+
+def modulated_convolution(
+    in_dim: int, out_dim: int, adj: Tensor, modulation_init: str, rank: int, **choices: Any
+) -> nn.Module:
+    """The paper's layer, or, where a choice is not the paper's, the general one."""
+    if choices == _PAPER:
+        return ModulatedGraphConv(in_dim, out_dim, adj, modulation_init)
+    return GraphConvVariant(in_dim, out_dim, adj, modulation_init, rank=rank, **choices)
+
+
 class ModulatedGCN(GraphNetwork):
     """Modulated GCN; the published settings of its training are the scripts' own defaults."""
 
-    CONV: ClassVar[Callable[..., nn.Module]] = ModulatedGraphConv
+    CONV: ClassVar[Callable[..., nn.Module]] = staticmethod(modulated_convolution)
     LAYER: ClassVar[dict[str, int]] = {"W": 3, "M": 2, "adj2": 2, "bias": 1}
 
     def __init__(
@@ -322,15 +338,36 @@ class ModulatedGCN(GraphNetwork):
         non_local: str | None = None,
         modulation_init: str = "ones",
         norm_layer: str = "batch",
+        weight_modulation: bool = True,
+        adj_modulation: str = "add",
+        rank: int = 4,
+        adj_symmetric: bool = True,
+        decouple_self: bool = True,
+        hops: int = 1,
     ) -> None:
         """
         Args:
             adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer: see
                 ``GraphNetwork``.
-            modulation_init: "ones" or "xavier".
+            modulation_init, weight_modulation, adj_modulation, rank, adj_symmetric,
+                decouple_self, hops: see ``GraphConvVariant``; the defaults are the paper's.
         """
-        common = (adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer)
-        super().__init__(*common, modulation_init=modulation_init)
+        super().__init__(
+            adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer,
+            modulation_init=modulation_init, weight_modulation=weight_modulation,
+            adj_modulation=adj_modulation, rank=rank, adj_symmetric=adj_symmetric,
+            decouple_self=decouple_self, hops=hops,
+        )  # fmt: skip
+
+    def adjacency_offsets(self) -> list[Tensor]:
+        """The learned adjacency Q of each layer that has one, (J, J) or (K, J, J)."""
+        offsets = []
+        for layer in self.modules():
+            if isinstance(layer, ModulatedGraphConv):
+                offsets.append(layer.adj2)
+            elif isinstance(layer, GraphConvVariant) and layer.adj_modulation != "none":
+                offsets.append(layer.adjacency_offset())
+        return offsets
 
     @staticmethod
     def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
