@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import main_gcn
 import main_graph
 import opt
 from common.averaging import WeightAverage
 from common.checkpoint import load_checkpoint
-from common.engine import cosine_rate, warmed_up
+from common.engine import cosine_rate, train_one_epoch, warmed_up
 from common.errors import UserError
 from common.input_view import InputView
 from common.lifting import Lifter
 from common.skeleton import H36M_16
 from data.datasets import H36M
-from data.pose_dataset import load_pose_datasets
+from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import SLICE
 
@@ -133,3 +134,29 @@ def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path
         main_graph.main, *flags, "--eva", tmp_path / "ckpt", "--recipe", "strong"
     )
     assert (status, err) == (0, "") and "post" in out
+
+
+def test_with_all_parts_off_the_published_loop_gives_the_same_weights(h36m_folder):
+    (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9", "S11"]], H36M_16)
+    args = opt.parse_gcn(["-z", "8", "-l", "1"])
+    arguments = opt.model_arguments(args, "grouped", opt.parse_gcn)
+    torch.manual_seed(3)
+    ours = Lifter(build_model(arguments), opt.view(args), H36M_16, args.flip_test)
+    loader = PoseLoader(dataset, 64, seed=5, augmentation=opt.augmentation(args))
+    train_one_epoch(main_gcn.build_trainer(ours, args, loader.epoch_steps), loader, 1, 0)
+
+    torch.manual_seed(3)
+    model = build_model(arguments)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(5 * 1_000_003 + 1))
+    for step, index in enumerate(order.split(64), 1):
+        optimizer.param_groups[0]["lr"] = 1e-3 * 0.96 ** (1 / 100_000)
+        optimizer.zero_grad()
+        pose, target = model(dataset.inputs_2d[index]), dataset.targets_3d[index]
+        loss = 0.9 * F.mse_loss(pose, target) + 0.1 * F.l1_loss(pose, target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    assert step > 3
+    found = ours.network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
