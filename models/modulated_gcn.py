@@ -21,42 +21,45 @@ _GAIN = 1.414
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution without its bias, on joint-major activations (J, B, in) -> (J, B, out).
+    """The convolution: x (B, J, in) -> rows (J B, out), see ``models.layout``.
 
-    With d = diag(A), N = offdiag(A) and the sums over poses b
+    With A the symmetrised adjacency, d = diag(A), N = offdiag(A) and, joint by joint,
 
-        own = X W[0]      sent = X W[1]      out = (d M) o own + N (M o sent)
+        own = X W[0]      sent = X W[1]      out = (d M) o own + N (M o sent) + bias
 
-    the gradients for g = d loss / d out are, with back = N^T g,
+    the gradients for g = d loss / d out are, with back = N^T g and the sums over poses b,
 
         dN = g (M o sent)^T         dd_j = sum_c M_jc sum_b (own o g)_jbc
         dM = d sum_b own o g + sum_b sent o back
         dW = X^T (d M o g), X^T (M o back)       dX = (d M o g) W[0]^T + (M o back) W[1]^T
+        dadj2 = (dA + dA^T) / 2                  dbias = sum_jb g
 
     Autograd would find the same with some fifteen more passes over the activations, each into
-    fresh memory. Here every elementwise product lands in a tensor that is no longer needed, and
-    the two terms of dX add up inside the second matrix product.
+    fresh memory, and some thirty more small operations, which weigh as much in a small batch.
+    Here every elementwise product lands in a tensor that is no longer needed, the bias comes with
+    the first of them, and the two terms of dX add up inside the second matrix product.
     """
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, W: Tensor, M: Tensor, diagonal: Tensor, neighbours: Tensor
+        ctx, x: Tensor, W: Tensor, M: Tensor, adj: Tensor, adj2: Tensor, bias: Tensor
     ) -> Tensor:
-        own, sent = x @ W[0], x @ W[1]
+        rows, shape = to_rows(x), (len(adj), -1, W.shape[2])
+        diagonal, neighbours = _adjacency(adj, adj2)
+        own, sent = rows.mm(W[0]).view(shape), rows.mm(W[1]).view(shape)
         modulated = sent * M.unsqueeze(1)
-        out = own * (diagonal * M).unsqueeze(1)
-        out.view(len(x), -1).addmm_(neighbours, modulated.view(len(x), -1))
-        ctx.save_for_backward(x, W, M, diagonal, neighbours, own, sent, modulated)
-        return out
+        out = torch.addcmul(bias, own, (diagonal * M).unsqueeze(1))
+        out.view(len(adj), -1).addmm_(neighbours, modulated.view(len(adj), -1))
+        ctx.save_for_backward(rows, W, M, diagonal, neighbours, own, sent, modulated)
+        return out.view(-1, W.shape[2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, W, M, diagonal, neighbours, own, sent, modulated = ctx.saved_tensors
-        num_joints, g = len(x), g.contiguous()
-        rows = x.view(-1, x.shape[-1])
-        back = (neighbours.T @ g.view(num_joints, -1)).view_as(g)
-        d_neighbours = g.view(num_joints, -1) @ modulated.view(num_joints, -1).T
+        rows, W, M, diagonal, neighbours, own, sent, modulated = ctx.saved_tensors
+        flat, g = g.reshape(len(M), -1), g.reshape(own.shape)
+        back = (neighbours.T @ flat).view_as(own)
+        d_A = flat @ modulated.view(len(M), -1).T
 
         product = own * g
         own_sum = product.sum(1)
@@ -67,10 +70,19 @@ class _Convolution(torch.autograd.Function):
         d_W = torch.stack([rows.T @ d_own, rows.T @ d_sent])
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = (d_own @ W[0].T).addmm_(d_sent, W[1].T).view_as(x)
+            d_x = to_poses((d_own @ W[0].T).addmm_(d_sent, W[1].T), len(M))
         d_M = diagonal * own_sum + sent_sum
-        d_diagonal = (M * own_sum).sum(1, keepdim=True)
-        return d_x, d_W, d_M, d_diagonal, d_neighbours
+        d_A.diagonal().copy_((M * own_sum).sum(1))
+        d_bias = g.sum((0, 1)) if ctx.needs_input_grad[5] else None
+        return d_x, d_W, d_M, None, (d_A + d_A.T) / 2, d_bias
+
+
+def _adjacency(adj: Tensor, adj2: Tensor) -> tuple[Tensor, Tensor]:
+    """diag(A) (J, 1) and offdiag(A) (J, J) of A = (S + S^T) / 2, S = adj + adj2."""
+    A = adj + adj2
+    A = (A + A.T) / 2
+    diagonal = A.diagonal()
+    return diagonal.unsqueeze(1), A - torch.diag_embed(diagonal)
 
 
 class ModulatedGraphConv(nn.Module):
@@ -111,17 +123,21 @@ class ModulatedGraphConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
-        x = self._joint_major(x)
-        diagonal, neighbours = self._adjacency()
-        if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
-            # Autocast chooses a type for each operation and a compiler fuses them: neither sees
-            # into a hand-written gradient.
-            own = (x @ self.W[0]) * (diagonal * self.M).unsqueeze(1)
-            sent = (x @ self.W[1]) * self.M.unsqueeze(1)
-            out = own + (neighbours @ sent.flatten(1)).view_as(own)
-        else:
-            out = _Convolution.apply(x, self.W, self.M, diagonal, neighbours)
-        return out.add_(self.bias).transpose(0, 1)
+        return to_poses(self.to_rows(x), len(self.adj))
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """(B, J, in_dim) -> (J B, out_dim), joint by joint, as batch normalisation takes it."""
+        self._check(x)
+        if not (torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling()):
+            return _Convolution.apply(x, self.W, self.M, self.adj, self.adj2, self.bias)
+        # Autocast chooses a type for each operation and a compiler fuses them: neither sees
+        # into a hand-written gradient.
+        x = x.transpose(0, 1)
+        diagonal, neighbours = _adjacency(self.adj, self.adj2)
+        own = (x @ self.W[0]) * (diagonal * self.M).unsqueeze(1)
+        sent = (x @ self.W[1]) * self.M.unsqueeze(1)
+        out = own + (neighbours @ sent.flatten(1)).view_as(own)
+        return (out + self.bias).flatten(0, 1)
 
     def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale o forward(x) + shift without gradients, scale and shift (out_dim,).
@@ -130,8 +146,9 @@ class ModulatedGraphConv(nn.Module):
         constant over the poses it goes into the weights, one pair a joint:
         (M o (X W))_j = X_j (W M_j).
         """
-        x = self._joint_major(x)
-        diagonal, neighbours = self._adjacency()
+        self._check(x)
+        x = x.transpose(0, 1).contiguous()
+        diagonal, neighbours = _adjacency(self.adj, self.adj2)
         M = (self.M * scale).unsqueeze(1)
         bias = self.bias * scale + shift
         out = torch.baddbmm(bias, x, self.W[0] * (diagonal.unsqueeze(1) * M))
@@ -139,19 +156,10 @@ class ModulatedGraphConv(nn.Module):
         out = torch.addmm(out.flatten(1), neighbours, sent.flatten(1)).view_as(sent)
         return out.transpose(0, 1)
 
-    def _joint_major(self, x: Tensor) -> Tensor:
-        """(B, J, in_dim) -> (J, B, in_dim), contiguous."""
-        num_joints = self.adj.shape[0]
+    def _check(self, x: Tensor) -> None:
+        num_joints = len(self.adj)
         if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
             raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
-        return x.transpose(0, 1).contiguous()
-
-    def _adjacency(self) -> tuple[Tensor, Tensor]:
-        """diag(A) (J, 1) and offdiag(A) (J, J)."""
-        A = self.adj + self.adj2
-        A = (A + A.T) / 2
-        diagonal = A.diagonal()
-        return diagonal.unsqueeze(1), A - torch.diag_embed(diagonal)
 
     def extra_repr(self) -> str:
         return f"{self.in_dim}, {self.out_dim}, joints={self.adj.shape[0]}"
