@@ -17,7 +17,7 @@ from common.parser import Parser
 from common.skeleton import SKELETONS
 from data.augment import Augmentation
 from data.datasets import DATASETS
-from models.build import DEFAULT, MODELS, default_arguments
+from models.build import DEFAULT, MODELS, default_arguments, model_class
 from models.graph_conv_variants import ADJ_MODULATIONS
 from models.norm import NORMS
 
@@ -231,13 +231,17 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def published(model: str) -> dict[str, Any]:
     """The flags of ``main_gcn.py`` for a model's published training, where they are its own."""
-    return getattr(MODELS.get(model), "PUBLISHED", {})
+    return _declared(model, "PUBLISHED")
 
 
 def published_detected(model: str) -> dict[str, Any]:
     """The same for ``main_graph.py``, whose schedule counts epochs."""
     shared = {key: value for key, value in published(model).items() if key not in _BY_STEPS}
-    return shared | getattr(MODELS.get(model), "PUBLISHED_DETECTED", {})
+    return shared | _declared(model, "PUBLISHED_DETECTED")
+
+
+def _declared(model: str, what: str) -> dict[str, Any]:
+    return getattr(model_class(model), what, {}) if model in MODELS else {}
 
 
 def model_arguments(

@@ -1,6 +1,7 @@
 """From a checkpoint's description of its network to the network, and the other way."""
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -8,23 +9,23 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.skeleton import SKELETONS
-from models.gcn import VanillaGCN
-from models.martinez import Martinez
-from models.modulated_gcn import ModulatedGCN
-from models.semgcn import SemGCN
-from models.unshared import UnsharedGCN
-from models.vp3d import VideoPose3D
 
-# By their names for --model; docs/extending.md adds one.
-MODELS: dict[str, type[nn.Module]] = {
-    "mgcn": ModulatedGCN,
-    "semgcn": SemGCN,
-    "gcn": VanillaGCN,
-    "unshared": UnsharedGCN,
-    "martinez": Martinez,
-    "vp3d": VideoPose3D,
+# Name for --model: file in models/ and class; docs/extending.md adds one.
+MODELS = {
+    "mgcn": "modulated_gcn.ModulatedGCN",
+    "semgcn": "semgcn.SemGCN",
+    "gcn": "gcn.VanillaGCN",
+    "unshared": "unshared.UnsharedGCN",
+    "martinez": "martinez.Martinez",
+    "vp3d": "vp3d.VideoPose3D",
 }
 DEFAULT = "mgcn"  # and what old checkpoints that do not name their network hold
+
+
+def model_class(name: str) -> type[nn.Module]:
+    """The class of a name in ``MODELS``."""
+    module, class_name = MODELS[name].split(".")
+    return getattr(import_module(f"models.{module}"), class_name)
 
 
 def build_model(arguments: dict[str, Any]) -> nn.Module:
@@ -35,21 +36,21 @@ def build_model(arguments: dict[str, Any]) -> nn.Module:
     """
     others = ("name", "joints", "camera_rays", "root_view")
     options = {key: value for key, value in arguments.items() if key not in others}
-    model = MODELS[arguments.get("name", DEFAULT)]
+    model = model_class(arguments.get("name", DEFAULT))
     return model(SKELETONS[arguments["joints"]].adjacency(), **options)
 
 
 def default_arguments(name: str) -> dict[str, Any]:
     """What a model's class takes beside the adjacency, with the defaults: its paper's settings."""
-    found = inspect.signature(MODELS[name]).parameters.values()
+    found = inspect.signature(model_class(name)).parameters.values()
     return {p.name: p.default for p in found if p.default is not inspect.Parameter.empty}
 
 
 def describe_weights(weights: dict[str, Tensor]) -> dict[str, Any] | None:
     """The arguments of ``build_model`` as names and shapes of a state dict show them (those that
     they show); None if no model has such weights."""
-    for name, model in MODELS.items():
-        describe = getattr(model, "describe", None)
+    for name in MODELS:
+        describe = getattr(model_class(name), "describe", None)
         if describe and (found := describe(weights)) is not None:
             return {"name": name, **found}
     return None

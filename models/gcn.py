@@ -30,7 +30,7 @@ class GraphConv(nn.Module):
             adj: (J, J) with self loops; only which entries are above zero counts.
         """
         super().__init__()
-        self.register_buffer("A", row_normalised(adj), persistent=False)
+        self.register_buffer("adj", row_normalised(adj), persistent=False)
         self.W = nn.Parameter(torch.empty(in_dim, out_dim))
         self.bias = nn.Parameter(torch.empty(out_dim))
         nn.init.xavier_uniform_(self.W, gain=1.414)
@@ -38,7 +38,7 @@ class GraphConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
-        return aggregate(self.A, x @ self.W) + self.bias
+        return aggregate(self.adj, x @ self.W) + self.bias
 
 
 class VanillaGCN(GraphNetwork):

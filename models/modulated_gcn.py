@@ -236,11 +236,12 @@ class GraphNetwork(nn.Module):
     Attributes:
         CONV: in_dim, out_dim, adj -> the graph convolution (B, J, in_dim) -> (B, J, out_dim), with
             a parameter ``bias``.
-        LAYER: the names of a graph convolution's weights, with their numbers of dimensions.
+        LAYER: the names of a graph convolution's weights, with their numbers of dimensions, by
+            which bare state dicts are known; empty where they are not to be.
     """
 
     CONV: ClassVar[Callable[..., nn.Module]]
-    LAYER: ClassVar[dict[str, int]]
+    LAYER: ClassVar[dict[str, int]] = {}
 
     def __init__(
         self,
@@ -294,7 +295,7 @@ class GraphNetwork(nn.Module):
             for p in ("gconv_input.0.gconv", "gconv_output")
         )
         for layer in (input_layer, output_layer):
-            if {name: tensor.dim() for name, tensor in layer.items()} != cls.LAYER:
+            if not layer or {name: t.dim() for name, t in layer.items()} != cls.LAYER:
                 return None
         in_dim, hid_dim = input_layer["W"].shape[-2:]
         parts = [name.split(".")[1:3] for name in weights if name.startswith("gconv_layers.")]

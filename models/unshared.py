@@ -27,7 +27,7 @@ class UnsharedGraphConv(nn.Module):
             adj: (J, J) with self loops; only which entries are above zero counts.
         """
         super().__init__()
-        self.register_buffer("A", row_normalised(adj), persistent=False)
+        self.register_buffer("adj", row_normalised(adj), persistent=False)
         self.W = nn.Parameter(torch.empty(2, len(adj), in_dim, out_dim))
         self.bias = nn.Parameter(torch.empty(out_dim))
         # Each joint's pair of matrices starts as the shared pair of SemGCN does.
@@ -39,8 +39,8 @@ class UnsharedGraphConv(nn.Module):
         """(B, J, in_dim) -> (B, J, out_dim)."""
         joint_major = x.transpose(0, 1)
         own, sent = ((joint_major @ W).transpose(0, 1) for W in self.W)
-        diagonal = self.A.diagonal()
-        neighbours = self.A - torch.diag_embed(diagonal)
+        diagonal = self.adj.diagonal()
+        neighbours = self.adj - torch.diag_embed(diagonal)
         return diagonal.unsqueeze(1) * own + aggregate(neighbours, sent) + self.bias
 
 
