@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import main_gcn
+import opt
 from common.run import LAST, RESULTS
+from models.build import MODELS
 from tests.conftest import ROOT
 from tools import sweep
 
@@ -140,6 +142,44 @@ def test_a_grid_combines_values_and_types_become_flags(run, out):
     assert sum("--no-non_local" in line.split() for line in found) == 4
     assert sum("--dropout=0.25" in line for line in found) == 4
     assert sum("dropout" in line for line in found) == 4
+
+
+def test_another_data_set_takes_the_published_length(run, out):
+    flags = {"dataset": "hdm05", "downsample": 5, "epochs": 3, "batch_size": 8, "hid_dim": 64}
+    spec = {"flags": flags, "rows": {"a": {}, "b": {"epochs": 7}}}
+    status, printed, err = run(spec, "--dataset", "h36m")
+    assert (status, err) == (0, "") and "`main_gcn.py --dataset=h36m --hid_dim=64`" in printed
+    found = calls(out)
+    assert found[0].startswith("--dataset=h36m --hid_dim=64 --seed=0 --checkpoint")
+    assert found[1].startswith("--dataset=h36m --hid_dim=64 --epochs=7 --seed=0 ")
+    assert run(spec)[0] == 0 and len(calls(out)) == 2  # these are other runs
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.json")), ids=lambda p: p.stem
+)
+def test_the_experiments_are_valid_on_both_data_sets(path):
+    spec = sweep.read_spec(path)
+    whole = sweep.on_dataset(spec, "h36m")
+    for rows in (sweep.plan(path, s, s["seeds"]) for s in (spec, whole)):
+        jobs = [job for row in rows.values() for job in row]
+        assert len(spec["seeds"]) == 3 and len({job.id for job in jobs}) == 3 * len(rows)
+    parse, fixed = sweep._SCRIPTS[spec["script"]]
+    for job in jobs:  # those on Human3.6M
+        args = parse([*fixed, *job.arguments])
+        assert args.dataset == "h36m" and args.downsample == 1 and args.actions is None
+
+
+def test_the_table_of_systems_trains_each_as_published():
+    path = ROOT / "experiments/systems.json"
+    rows = sweep.plan(path, sweep.on_dataset(sweep.read_spec(path), "h36m"), [0])
+    models = set()
+    for (job,) in rows.values():
+        args = opt.parse_gcn(job.arguments)
+        models.add(args.model)
+        departures = opt.departures(opt.settings(args), opt.parse_gcn)
+        assert departures.keys() <= {"non_local", "hid_dim"}, job.label
+    assert models == set(MODELS)
 
 
 def test_main_graph_trains(run, out):

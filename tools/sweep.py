@@ -5,12 +5,16 @@
     python tools/sweep.py SPEC --out DIR --jobs 4              four at a time, sharing the cores
     python tools/sweep.py SPEC --out DIR --devices cuda:0,cuda:1
     python tools/sweep.py SPEC --out DIR --gather-only         only the table, of what is finished
+    python tools/sweep.py SPEC --out DIR --dataset h36m        on other data, at published length
 
 SPEC is a JSON file; ``rows`` names sets of flags, or ``grid`` lists values of flags to combine:
 
     {"script": "main_gcn.py", "flags": {"dataset": "hdm05", "epochs": 10}, "seeds": [0, 1, 2],
      "rows": {"published": {}, "wide": {"hid_dim": 256}, "non-local": {"non_local": true}}}
     {"flags": {"dataset": "hdm05"}, "grid": {"hid_dim": [64, 128], "num_layers": [2, 4]}}
+
+--dataset replaces what SPEC's common flags say of the data and the length of training (dataset,
+keypoints, actions, downsample, epochs, batch_size) by that data set and the published settings.
 
 true is --flag, false is --no-flag, null takes a common flag out of a row.
 
@@ -49,6 +53,7 @@ import opt
 from common.errors import UserError, run_script
 from common.files import atomic_write
 from common.run import LAST, RESULTS
+from data.datasets import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
 # How each script's flags are read, and what makes it train.
@@ -60,6 +65,8 @@ _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list
 # Flags that the sweep sets itself, or that would send all runs to one place.
 _OWN_FLAGS = (*opt.CALL_FLAGS, "seed", "save_dir")
 _METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
+# Common flags that --dataset replaces: the data, and how long to train on them.
+_OF_DATASET = ("dataset", "keypoints", "actions", "downsample", "epochs", "batch_size")
 _PATIENCE = 20.0  # seconds a run has to end after it was asked to
 
 
@@ -112,6 +119,13 @@ def read_spec(path: Path) -> dict[str, Any]:
     if spec["script"] not in _SCRIPTS:
         raise UserError(f"{path}: script {spec['script']!r} is not one of {', '.join(_SCRIPTS)}")
     return spec
+
+
+def on_dataset(spec: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """The same sweep on another data set, with the published length of training; what rows say
+    themselves stays."""
+    kept = {key: value for key, value in spec["flags"].items() if key not in _OF_DATASET}
+    return {**spec, "flags": {"dataset": dataset, **kept}}
 
 
 def plan(path: Path, spec: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[Job]]:
@@ -374,6 +388,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seeds", type=_seeds, metavar="LIST", help="separated by commas (default: SPEC's, else 0)"
     )
     parser.add_argument(
+        "--dataset", choices=sorted(DATASETS),
+        help="run SPEC on this data set with the published settings, see above",
+    )  # fmt: skip
+    parser.add_argument(
         "--gather-only", "--gather_only", action="store_true", help="run nothing, write the table"
     )
     args = parser.parse_args(argv)
@@ -392,6 +410,8 @@ def _seeds(text: str) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     spec = read_spec(args.spec)
+    if args.dataset:
+        spec = on_dataset(spec, args.dataset)
     rows = plan(args.spec, spec, args.seeds or spec["seeds"])
     failed: dict[str, str] = {}
     if args.gather_only and not args.out.is_dir():
