@@ -10,10 +10,11 @@ therefore follow one process with the same batch size, up to rounding and the dr
 
 import gc
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,7 @@ def joined(main: Callable[[], None]) -> Callable[[], None]:
         except SystemExit:  # after --help
             raise
         except BaseException as error:
-            status = _say(error) if _is_first(store) else 2
+            status = _say(error) if _is_first(store, error) else 2
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)  # an orderly end might wait for partners that are gone
@@ -97,7 +98,7 @@ def _join() -> dist.Store:
     except (ValueError, RuntimeError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"cannot meet the other processes at {where} ({_first_line(error)}): start all of "
+            f"cannot meet the other processes at {where} ({_reason(error)}): start all of "
             "them with torchrun"
         ) from error
     return store
@@ -111,20 +112,42 @@ def _take_leave() -> None:
     dist.destroy_process_group()
 
 
-def _is_first(store: dist.Store) -> bool:
-    """Whether no other process has said yet what ends the job."""
+def _is_first(store: dist.Store, error: BaseException) -> bool:
+    """Whether no other process has said yet what ends the job, as far as one can know."""
     try:
-        return store.add("the end was said", 1) == 1
-    except RuntimeError:  # the store was lost with its process
-        return True
+        with _quiet_stderr():  # torch would tell of a lost store with a stack of C++ frames
+            return store.add("the end was said", 1) == 1
+    except RuntimeError:
+        # The store went with the process that held it. If that was a failure which all processes
+        # meet, it was said there; if it was a loss, nobody has spoken of it.
+        return _is_lost_partner(error)
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Nothing reaches the error stream, not even from outside Python."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _is_lost_partner(error: BaseException) -> bool:
+    """gloo's errors have no type of their own."""
+    is_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    return is_gloo or isinstance(error, dist.DistError)
 
 
 def _say(error: BaseException) -> int:
     """Tell what ended the job, as a script does; gives the exit status."""
-    if isinstance(error, dist.DistError) or "gloo" in str(error):
+    if _is_lost_partner(error):
         error = UserError(
             "another process of the job ended or cannot be reached any more "
-            f"({_first_line(error)}); the checkpoint of the last whole epoch is kept: go on from "
+            f"({_reason(error)}); the checkpoint of the last whole epoch is kept: go on from "
             "it with --resume"
         )
 
@@ -140,8 +163,10 @@ def _say(error: BaseException) -> int:
     return 1
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:160]
+def _reason(error: BaseException) -> str:
+    """The first sentence, without the place in gloo's source that it starts with."""
+    line = str(error).strip().split("\n")[0]
+    return re.sub(r"^\[\S+\] ", "", line).split(". ")[0][:160]
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from common import distributed
 from common.checkpoint import load_checkpoint
@@ -25,6 +26,8 @@ from tests.conftest import ROOT, SLICE
 
 # Parts of 7 and 6 poses, and a last batch of 3 to share; then one of a single pose.
 BATCH_SIZES = (13, 191)
+# Adam blows rounding up, and this early in training far above what is asked below.
+LOW_RATE = ["--lr", "1e-5"]
 _PATIENCE = 300  # seconds; only for what hangs
 
 
@@ -32,7 +35,7 @@ _PATIENCE = 300  # seconds; only for what hangs
 def start(tmp_path) -> Iterator[Callable[[str], list[subprocess.Popen]]]:
     """Starts two processes of this file, joined as torchrun would have it, with a store that
     outlives them, but with nobody to end them."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
            "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}  # fmt: skip
 
@@ -138,26 +141,34 @@ def test_two_processes_follow_one(start, h36m_folder):
 @pytest.mark.parametrize("what", ["all raise", "one raises", "one dies"])
 def test_a_failing_process_ends_the_job_with_one_message(start, what):
     ended = finish(start(what))
-    assert "Traceback" not in "".join(err for *_, err in ended)
-    said = [err for *_, err in ended if err]
-    assert len(said) == 1 and said[0].count("\n") == 1
+    # torch may warn of slow connections on a busy machine, so only the program's own words count
+    lines = [line for *_, err in ended for line in err.splitlines()]
+    assert not any("Traceback" in line for line in lines)
+    (said,) = (line for line in lines if line.startswith("error: "))
     assert [status for status, *_ in ended] == [2, -signal.SIGKILL if what == "one dies" else 2]
     if what == "one dies":
-        assert "another process of the job ended" in said[0] and "--resume" in said[0]
+        assert "another process of the job ended" in said and "--resume" in said
     else:
-        assert said[0] == "error: the file of 3D poses is damaged\n"
+        assert said == "error: the file of 3D poses is damaged"
 
 
-def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp_path):
-    import main_gcn  # here, since the processes above start sooner without it
+def test_where_the_store_is_lost_a_loss_is_said_and_a_failure_that_all_meet_is_not(capfd):
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    first, second, late = (TCPStore("127.0.0.1", server.port) for _ in range(3))
+    failure = UserError("/gloo/poses.npz is damaged")
+    assert distributed._is_first(first, failure) and not distributed._is_first(second, failure)
+    del server
+    assert not distributed._is_first(late, failure)
+    assert distributed._is_first(late, RuntimeError("[/gloo/pair.cc:1] Read error: reset"))
+    assert capfd.readouterr() == ("", "")
 
-    # A low rate: Adam blows rounding up, and this early in training far above what is asked below.
-    flags = [*SLICE, "-b", "48", "--lr", "1e-5", "-c", tmp_path]
-    together = [*flags, "-e", 2, "--snapshot", 1, "--name", "two"]
+
+def torchrun(folder: Path, script: str, *flags: object) -> str:
+    """What two processes print that torchrun starts, where all goes well."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     process = subprocess.Popen(
-        [sys.executable, *command, ROOT / "main_gcn.py", *map(str, together)],
-        cwd=tmp_path,
+        [sys.executable, *command, ROOT / script, *map(str, flags)],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -165,17 +176,32 @@ def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp
     )
     ((status, out, err),) = finish([process])
     assert status == 0, err
-    assert out.count("epoch 1/2") == 1 and out.count("run folder") == 1
-    assert call(main_gcn.main, *flags, "-e", 2, "--name", "one")[0] == 0
-    rows = {}
-    for name in ("one", "two"):
-        with (tmp_path / name / "log.csv").open() as stream:
-            rows[name] = list(csv.DictReader(stream))
-    for one, two in zip(rows["one"], rows["two"], strict=True):
-        assert one["step"] == two["step"]
-        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3)
+    return out
+
+
+def read_log(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def assert_same_course(one: Path, two: Path) -> None:
+    """Both runs took the same steps to the same errors, within 1 mm."""
+    for a, b in zip(read_log(one), read_log(two), strict=True):
+        assert a["step"] == b["step"]
         for metric in ("mpjpe_mm", "p_mpjpe_mm"):
-            assert abs(float(one[metric]) - float(two[metric])) < 1
+            assert abs(float(a[metric]) - float(b[metric])) < 1
+
+
+def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp_path):
+    import main_gcn  # here, since the processes above start sooner without it
+
+    flags = [*SLICE, *LOW_RATE, "-b", "48", "-c", tmp_path, "-e", 2]
+    out = torchrun(tmp_path, "main_gcn.py", *flags, "--snapshot", 1, "--name", "two")
+    assert out.count("epoch 1/2") == 1 and out.count("run folder") == 1
+    assert call(main_gcn.main, *flags, "--name", "one")[0] == 0
+    assert_same_course(tmp_path / "one", tmp_path / "two")
+    losses = [[float(row["loss"]) for row in read_log(tmp_path / n)] for n in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     more = sorted(path.name for path in (tmp_path / "two").iterdir() if "epoch" not in path.name)
     assert names == more
@@ -188,9 +214,25 @@ def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp
         main_gcn.main, "--resume", early, "--device", "cpu", "-c", tmp_path, "--name", "resumed"
     )
     assert (status, err) == (0, "")
+    assert_same_course(tmp_path / "one", tmp_path / "resumed")
     a, b = (load_checkpoint(tmp_path / n / "ckpt_last.pth.tar") for n in ("two", "resumed"))
-    assert a["step"] == b["step"] and a["state_dict"].keys() == b["state_dict"].keys()
-    assert abs(a["error"] - b["error"]) < 1
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+
+
+def test_torchrun_goes_on_with_the_refinement_that_one_process_began(call, tmp_path):
+    import main_graph
+
+    flags = [*SLICE, *LOW_RATE, "--keypoints", "noisy", "--pro_train", 1, "--post_refine",
+             "--dropout", 0, "-c", tmp_path, "--save_model", 1]  # fmt: skip
+    assert call(main_graph.main, *flags, "-e", 2, "--snapshot", 1, "--name", "one")[0] == 0
+    early = tmp_path / "early.pth.tar"
+    (tmp_path / "one" / "ckpt_epoch_001.pth.tar").rename(early)
+    resumed = ["--resume", early, "-c", tmp_path, "--name", "resumed"]
+    out = torchrun(tmp_path, "main_graph.py", *resumed, "--device", "cpu")
+    assert out.count("epoch 2/2") == 1 and "epoch 1/2" not in out
+    assert_same_course(tmp_path / "one", tmp_path / "resumed")
+    published = {path.name.split("_eva")[0][:-2] for path in (tmp_path / "resumed").glob("*.pth")}
+    assert published == {"model_module_gcn", "model_post_refine"}
 
 
 def test_parts_of_a_batch_make_the_whole(h36m_folder):
