@@ -153,7 +153,7 @@ class ModulatedGraphConv(nn.Module):
         bias = self.bias * scale + shift
         out = torch.baddbmm(bias, x, self.W[0] * (diagonal.unsqueeze(1) * M))
         sent = torch.bmm(x, self.W[1] * M)
-        out = torch.addmm(out.flatten(1), neighbours, sent.flatten(1)).view_as(sent)
+        out.view(len(x), -1).addmm_(neighbours.to(out.dtype), sent.view(len(x), -1))
         return out.transpose(0, 1)
 
     def _check(self, x: Tensor) -> None:

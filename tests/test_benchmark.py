@@ -11,6 +11,7 @@ from common.engine import evaluate, train_one_epoch
 from common.skeleton import H36M_16, H36M_17
 from data.pose_dataset import PoseLoader
 from models.build import build_model
+from tools import benchmark
 from tools.benchmark import made_poses, main, our_trainer, training_flop
 from tools.textbook import TextbookGCN, textbook_epoch, textbook_evaluate
 
@@ -87,6 +88,31 @@ def test_the_benchmark_runs_and_writes_its_figures(call, tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert all(value > 0 for row in figures.values() for value in row.values())
     assert len(figures) == 5 and all(name in out for name in figures)
+
+
+def test_scaling_has_a_line_for_each_value_and_counts_its_products(call, tmp_path, monkeypatch):
+    setting = {"poses": 24, "channels": 4, "layers": 1, "joints": 16, "batch": 8}
+    scales = {"channels": (4, 6), "layers": (1, 2), "joints": (16, 17), "batch": (4, 32)}
+    monkeypatch.setattr(benchmark, "_PUBLISHED", setting)
+    monkeypatch.setattr(benchmark, "_SCALES", scales)
+    file = tmp_path / "scaling.json"
+    arguments = ("--scaling", "--turns", 1, "--poses", 16, "--batch_sizes", 8, "--json", file)
+    status, out, err = call(main, *arguments)
+    assert (status, err) == (0, "")
+    rows = json.loads(file.read_text())["scaling"]
+    assert list(rows) == [f"{what} {value}" for what in scales for value in scales[what]]
+    assert all(row["poses_per_s"] > 0 and name in out for name, row in rows.items())
+    assert rows["channels 6"]["mflop_a_pose"] == training_flop(16, 6, 1) / 1e6
+    assert rows["layers 2"]["mflop_a_pose"] == training_flop(16, 4, 2) / 1e6
+
+
+def test_a_stream_of_steps_is_the_epochs_one_after_another():
+    data = made_poses(10, H36M_16)
+    stream = benchmark._Stream(data, 4, steps=2)
+    found = [batch.index.tolist() for _ in range(3) for batch in stream.shuffled(1)]
+    loader = PoseLoader(data, 4)
+    epochs = [batch.index.tolist() for epoch in (1, 2) for batch in loader.shuffled(epoch)]
+    assert found == epochs
 
 
 def test_wrong_sizes_are_named(call):

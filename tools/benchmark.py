@@ -4,6 +4,7 @@
 python tools/benchmark.py                         the table for the published size
 python tools/benchmark.py --hid_dim 384 --embedded  the detected-2D network
 python tools/benchmark.py --memory 527000         loading and peak memory at full size too
+python tools/benchmark.py --scaling               ours against data, width, depth, joints, batch
 
 Both sides run in one process, in turns, on made poses; each figure is the median of its turns.
 """
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,11 @@ from common.errors import UserError, run_script
 from common.losses import pose_loss
 from common.parser import Parser
 from common.run import write_json
-from common.skeleton import H36M_16, H36M_17, Skeleton
+from common.skeleton import H36M_16, H36M_17, SKELETONS, Skeleton
 from common.workflow import evaluation_loader
 from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
-from data.pose_dataset import PoseDataset, PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 from models.build import build_model
 from tools.textbook import (
     TextbookDataset,
@@ -51,6 +53,16 @@ from tools.textbook import (
 _ACTIONS = 15
 _SIDES = ("textbook", "ours")
 
+# What --scaling changes, one at a time, from the setting in the first line.
+_PUBLISHED = {"poses": 20_000, "channels": 128, "layers": 4, "joints": 16, "batch": 256}
+_SCALES = {
+    "poses": (20_000, 200_000, 2_000_000),
+    "channels": (64, 128, 256, 384),
+    "layers": (2, 4, 8),
+    "joints": (16, 17),
+    "batch": (32, 64, 256, 1024),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
@@ -58,20 +70,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.side:
         print(json.dumps(_load_and_train(args.side[0], Path(args.side[1]))))
         return
+    result = {
+        "machine": _machine(),
+        "options": {key: value for key, value in vars(args).items() if key != "side"},
+    }
+    if args.scaling:
+        result |= scaling(args)
+        _print_scaling(result)
+    else:
+        result |= _side_by_side(args)
+        _print(result)
+    if args.json:
+        write_json(Path(args.json), result)
+
+
+def _side_by_side(args: argparse.Namespace) -> dict[str, Any]:
     bench = Benchmark(args)
     figures = bench.run()
     if args.memory:
         figures |= _memory_figures(args)
-    result = {
-        "machine": _machine(),
-        "options": {key: value for key, value in vars(args).items() if key != "side"},
+    return {
         "gemm_gflops": bench.gemm,
         "mflop_a_pose": training_flop(bench.skeleton.num_joints, args.hid_dim) / 1e6,
         "figures": figures,
     }
-    _print(result)
-    if args.json:
-        write_json(Path(args.json), result)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -90,6 +112,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FRAMES",
         help="also load a made file of so many frames (Human3.6M has 527,000) and "
         "train on its four views, each side in a process of its own",
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead: our training against the size of the data set, channels, layers, joints "
+        "and batch, one at a time (needs 2 GB)",
     )
     parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own)")
     parser.add_argument(
@@ -195,16 +223,20 @@ class Benchmark:
         return figures
 
     def _compare(self, poses: int, *sides: Callable[[], Any]) -> dict[str, float]:
-        clock = time.process_time if self.args.cpu_time else time.perf_counter
+        clock = _clock(self.args)
         seconds, rate = alternate(sides, self.args.turns, clock)
         self.gemm = max(self.gemm, rate)
         return {side: poses / s for side, s in zip(_SIDES, seconds, strict=True)}
 
 
-def our_trainer(joints: int, dim: int, embedded: bool = False) -> Trainer:
+def _clock(args: argparse.Namespace) -> Callable[[], float]:
+    return time.process_time if args.cpu_time else time.perf_counter
+
+
+def our_trainer(joints: int, dim: int, embedded: bool = False, layers: int = 4) -> Trainer:
     """``main_gcn.py``'s training, at a constant rate."""
-    arguments = {"joints": joints, "hid_dim": dim, "non_local": "embedded" if embedded else None}
-    model = build_model(arguments)
+    arguments = {"joints": joints, "hid_dim": dim, "num_layers": layers}
+    model = build_model(arguments | {"non_local": "embedded" if embedded else None})
     return Trainer(
         networks={"state_dict": model},
         loss=lambda batch: pose_loss(model(batch.inputs_2d), batch.targets_3d, "mse", 0.1),
@@ -222,6 +254,53 @@ def _samples(data: PoseDataset) -> TextbookDataset:
 def _fetched(loader: PoseLoader) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in loader.shuffled(1):
         yield batch.inputs_2d, batch.targets_3d
+
+
+@dataclass
+class _Stream(PoseLoader):
+    """Epochs one after another, so many steps at a time: a permutation is made once an epoch,
+    not once a turn."""
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        epochs = map(super().shuffled, itertools.count(1))
+        self._batches = itertools.chain.from_iterable(epochs)
+
+    def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
+        """The next batches, whichever epoch they are of."""
+        return itertools.islice(self._batches, self.steps)
+
+
+def scaling(args: argparse.Namespace) -> dict[str, Any]:
+    """Our training, its poses/s and share of the limit as each of ``_SCALES`` varies.
+
+    The values of one setting take turns, so that a slower hour of the machine is shared by all.
+    """
+    accelerate([], torch.device("cpu"), compiled=False, tf32=False)
+    rows, gemm = {}, 0.0
+    for what, values in _SCALES.items():
+        cases = [_PUBLISHED | {what: value} for value in values]
+        seconds, rate = alternate(
+            [_training_turn(case, args.poses) for case in cases], args.turns, _clock(args)
+        )
+        gemm = max(gemm, rate)
+        for case, taken in zip(cases, seconds, strict=True):
+            flop = training_flop(case["joints"], case["channels"], case["layers"])
+            poses = max(1, args.poses // case["batch"]) * case["batch"]
+            rows[f"{what} {case[what]:,}"] = {
+                "poses_per_s": poses / taken,
+                "mflop_a_pose": flop / 1e6,
+            }
+    return {"gemm_gflops": gemm, "scaling": rows}
+
+
+def _training_turn(case: dict[str, int], poses: int) -> Callable[[], Any]:
+    """Some steps of training in the given setting, over about so many poses."""
+    data = made_poses(case["poses"], SKELETONS[case["joints"]])
+    trainer = our_trainer(case["joints"], case["channels"], layers=case["layers"])
+    loader = _Stream(data, case["batch"], steps=max(1, poses // case["batch"]))
+    return lambda: train_one_epoch(trainer, loader, 1, 0)
 
 
 def alternate(
@@ -316,18 +395,30 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _print(result: dict[str, Any]) -> None:
-    machine, gemm = result["machine"], result["gemm_gflops"]
-    limit = 1e3 * gemm / result["mflop_a_pose"]
-    print(
+def _heading(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
         f"torch {machine['torch']}, {machine['threads']} threads, load {machine['load'][0]:.1f}; "
-        f"matrix products {gemm:.0f} GFLOP/s: at most {limit:,.0f} poses/s of training"
+        f"matrix products {result['gemm_gflops']:.0f} GFLOP/s"
     )
+
+
+def _print(result: dict[str, Any]) -> None:
+    limit = 1e3 * result["gemm_gflops"] / result["mflop_a_pose"]
+    print(f"{_heading(result)}: at most {limit:,.0f} poses/s of training")
     print(f"{'poses/s':32}{'textbook':>12}{'ours':>12}{'ratio':>8}{'of limit':>10}")
     for name, row in result["figures"].items():
         share = f"{row['ours'] / limit:10.0%}" if name.startswith("training") else ""
         ratio = row["ours"] / row["textbook"]
         print(f"{name:32}{row['textbook']:12,.4g}{row['ours']:12,.4g}{ratio:8.2f}{share}")
+
+
+def _print_scaling(result: dict[str, Any]) -> None:
+    print(_heading(result))
+    print(f"{'training':20}{'MFLOP a pose':>14}{'poses/s':>12}{'of limit':>10}")
+    for name, row in result["scaling"].items():
+        share = row["poses_per_s"] * row["mflop_a_pose"] / (1e3 * result["gemm_gflops"])
+        print(f"{name:20}{row['mflop_a_pose']:14.1f}{row['poses_per_s']:12,.4g}{share:10.0%}")
 
 
 if __name__ == "__main__":
