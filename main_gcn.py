@@ -65,20 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         test_set, header = with_focal_scale(test_set, args.focal_scale, header)
         report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
         return
-    loader = PoseLoader(
-        train_set[0],
-        args.batch_size,
-        args.seed,
-        part=distributed.part(),
-        augmentation=opt.augmentation(args),
-    )
+    loader = PoseLoader(train_set[0], part=distributed.part(), **opt.loader_options(args))
     trainer = build_trainer(lifter, args, loader.epoch_steps)
     accelerate(trainer.every_network(), device, args.compile, args.tf32)
-    description = {
-        "model": arguments,
-        "dataset": opt.describe_training_data(args, train_set[0].subjects),
-        "options": options,
-    }
+    description = opt.describe_run(args, arguments, train_set[0].subjects)
     run = open_run(path, checkpoint, trainer, opt.run_options(args), description)
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
 

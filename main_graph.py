@@ -79,21 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         accelerate(lifter.networks().values(), device, args.compile, args.tf32)
         report_weights(args, lifter, test_set, path, checkpoint, header)
         return
-    loader = PoseLoader(
-        train_set[0],
-        args.batch_size,
-        args.seed,
-        flips=args.data_augmentation,
-        part=distributed.part(),
-        augmentation=opt.augmentation(args),
-    )
+    loader = PoseLoader(train_set[0], part=distributed.part(), **opt.loader_options(args))
     trainer = build_trainer(lifter, args, loader.epoch_steps)
     accelerate(trainer.every_network(), device, args.compile, args.tf32)
-    description = {
-        "model": arguments,
-        "dataset": opt.describe_training_data(args, train_set[0].subjects),
-        "options": options,
-    }
+    description = opt.describe_run(args, arguments, train_set[0].subjects)
     resumed = checkpoint if args.resume else None
     run = open_run(path, resumed, trainer, opt.run_options(args), description)
     files = model_files(args, lifter, trainer, run) if args.save_model else None

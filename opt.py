@@ -308,12 +308,6 @@ def view(args: argparse.Namespace) -> InputView:
     return InputView(args.camera_rays, args.root_view)
 
 
-def augmentation(args: argparse.Namespace) -> Augmentation | None:
-    """How training poses are changed, if they are."""
-    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
-    return Augmentation(*strengths) if args.augment else None
-
-
 def weight_decay(args: argparse.Namespace) -> float | None:
     """Of AdamW; None for Adam, which has none."""
     return args.weight_decay if args.optimizer == "adamw" else None
@@ -330,9 +324,28 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
     return {key: getattr(args, key) for key in ("checkpoint", "name", "snapshot", "epochs")}
 
 
-def describe_training_data(args: argparse.Namespace, subjects: Sequence[str]) -> dict[str, Any]:
-    """What a checkpoint says of the data that it was trained on."""
-    return {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
+def loader_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of training batches, as arguments of ``PoseLoader``."""
+    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
+    return {
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "flips": getattr(args, "data_augmentation", False),
+        "augmentation": Augmentation(*strengths) if args.augment else None,
+    }
+
+
+def describe_run(
+    args: argparse.Namespace, arguments: dict[str, Any], subjects: Sequence[str]
+) -> dict[str, Any]:
+    """What every checkpoint of a run says of itself.
+
+    Args:
+        arguments: of the network.
+        subjects: trained on.
+    """
+    data = {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
+    return {"model": arguments, "dataset": data, "options": settings(args)}
 
 
 def ignored(args: argparse.Namespace) -> str | None:

@@ -1,6 +1,6 @@
 """Pictures of a run, drawn without a screen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +48,15 @@ def save_poses(
         predictions, targets: (N, J, 3) metres, camera space, root at zero.
         titles: N, one a row.
     """
-    count = len(titles)
-    figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
-    for row, title in enumerate(titles):
-        flat = figure.add_subplot(count, 3, 3 * row + 1)
-        _draw_2d(flat, inputs_2d[row], skeleton)
-        flat.set_title(f"2D input: {title}", fontsize=9)
+
+    def draw(row: int, spaces: list[Axes]) -> None:
         error = 1000 * (predictions[row] - targets[row]).norm(dim=-1).mean().item()
-        for column, (pose, name) in enumerate(
-            ((predictions[row], f"prediction ({error:.0f} mm)"), (targets[row], "truth")), 2
-        ):
-            space = figure.add_subplot(count, 3, 3 * row + column, projection="3d")
-            _draw_3d(space, pose, targets[row], skeleton)
-            space.set_title(name, fontsize=9)
-    figure.suptitle("right side red, left side blue; 3D in metres, root at zero", fontsize=10)
-    _save(figure, path)
+        names = (f"prediction ({error:.0f} mm)", "truth")
+        for axes, pose, name in zip(spaces, (predictions[row], targets[row]), names, strict=True):
+            _draw_3d(axes, pose, targets[row], skeleton)
+            axes.set_title(name, fontsize=9)
+
+    _save(_rows(inputs_2d, titles, skeleton, draw), path)
 
 
 def save_predictions(
@@ -75,21 +69,34 @@ def save_predictions(
         predictions: (N, J, 3) metres, camera space, root at zero.
         titles: N, one a row.
     """
+
+    def draw(row: int, spaces: list[Axes]) -> None:
+        views = ((-90, "from the camera"), (0, "from the side"))
+        for axes, (azimuth, name) in zip(spaces, views, strict=True):
+            _draw_3d(axes, predictions[row], predictions[row], skeleton)
+            axes.view_init(elev=6, azim=azimuth)
+            axes.set_title(name, fontsize=9)
+
+    _save(_rows(inputs_2d, titles, skeleton, draw), path)
+
+
+def _rows(
+    inputs_2d: Tensor,
+    titles: Sequence[str],
+    skeleton: Skeleton,
+    draw: Callable[[int, list[Axes]], None],
+) -> Figure:
+    """A row a pose: its 2D input, and what ``draw`` puts into the two 3D axes beside it."""
     count = len(titles)
     figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
     for row, title in enumerate(titles):
         flat = figure.add_subplot(count, 3, 3 * row + 1)
         _draw_2d(flat, inputs_2d[row], skeleton)
         flat.set_title(f"2D input: {title}", fontsize=9)
-        for column, (azimuth, name) in enumerate(
-            ((-90, "from the camera"), (0, "from the side")), 2
-        ):
-            space = figure.add_subplot(count, 3, 3 * row + column, projection="3d")
-            _draw_3d(space, predictions[row], predictions[row], skeleton)
-            space.view_init(elev=6, azim=azimuth)
-            space.set_title(name, fontsize=9)
+        places = (3 * row + 2, 3 * row + 3)
+        draw(row, [figure.add_subplot(count, 3, place, projection="3d") for place in places])
     figure.suptitle("right side red, left side blue; 3D in metres, root at zero", fontsize=10)
-    _save(figure, path)
+    return figure
 
 
 def _bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
