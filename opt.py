@@ -367,9 +367,14 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def _model_name(argv: Sequence[str] | None, defaults: dict[str, Any] | None) -> str:
     """The model whose settings are the defaults of this call; perhaps none that there is."""
+    return _typed(argv, "model") or (defaults or {}).get("model", DEFAULT)
+
+
+def _typed(argv: Sequence[str] | None, name: str) -> str | None:
+    """The value of one flag, before the others have their defaults: --help is to show these."""
     parser = Parser(add_help=False)
-    parser.add_argument("--model", default=(defaults or {}).get("model", DEFAULT))
-    return parser.parse_known_args(argv)[0].model
+    parser.add_argument(f"--{name}")
+    return getattr(parser.parse_known_args(argv)[0], name)
 
 
 def _parser(description: str) -> Parser:
@@ -384,7 +389,7 @@ def _parse(
 ) -> argparse.Namespace:
     """A flag typed wins over a resumed run's, that over a recipe's, that over the model's."""
     known = {action.dest for action in parser._actions if action.dest not in CALL_FLAGS}
-    recipe = RECIPES.get(parser.parse_args(argv).recipe, {})
+    recipe = RECIPES.get(_typed(argv, "recipe"), {})
     for settings_of in (of_model, recipe, defaults or {}):
         parser.set_defaults(**{k: v for k, v in settings_of.items() if k in known})
     args = parser.parse_args(argv)

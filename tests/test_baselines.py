@@ -256,6 +256,14 @@ def test_published_settings_come_with_the_model_and_flags_win():
     assert opt.departures(opt.settings(args), opt.parse_gcn) == {"lr": 0.5}
 
 
+def test_help_shows_the_published_settings_of_the_model(capsys):
+    for flags, said in ((["--model", "vp3d"], "1024"), (["--model=gcn"], "64"), ([], "64")):
+        with pytest.raises(SystemExit):
+            opt.parse_gcn([*flags, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"over all processes of torchrun together (default: {said})" in shown
+
+
 def test_weights_into_a_unit_are_limited():
     model = build_model(small("martinez"))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
