@@ -5,7 +5,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -52,11 +52,22 @@ def _keep_freed_memory() -> None:
     It would give blocks of some megabytes back to the system, and get them again zeroed, page by
     page, at every step: thousands of page faults. Other C libraries are left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
+    if mallopt := _of_libc("mallopt"):
         trim_threshold, mmap_threshold = -1, -3  # names M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         mallopt(mmap_threshold, 32 << 20)
         mallopt(trim_threshold, 1 << 30)
+
+
+def trim_memory() -> None:
+    """Have glibc give freed memory between what is in use back to the system: it keeps hundreds of
+    megabytes of arrays that were read and let go. Other C libraries are left as they are."""
+    if malloc_trim := _of_libc("malloc_trim"):
+        malloc_trim(0)
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where another C library serves."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def adam(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.acceleration import trim_memory
 from common.camera import (
     flip_intrinsics,
     normalize_screen_coordinates,
@@ -240,7 +241,8 @@ def load_pose_datasets(
     Args:
         info: which data set, from ``data.datasets``.
         folder: where the npz files lie.
-        splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``.
+        splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``; each
+            subject in one of them.
         skeleton: the joints to keep.
         keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected, and
             "noisy" is projected with the errors of a made detector (``data.noise``).
@@ -253,6 +255,8 @@ def load_pose_datasets(
     """
     actions = _known_actions(info, actions)
     positions = _read(info, folder / info.file_3d(), "positions_3d")
+    for subject in positions.keys() - {subject for split in splits for subject in split}:
+        positions[subject] = {}
     path_2d = folder / info.file_2d(keypoints)
     detections = None
     if keypoints not in ("gt", "noisy") or path_2d.is_file():
@@ -309,30 +313,33 @@ class _Builder:
     def build(self, subjects: tuple[str, ...]) -> PoseDataset:
         """Allocate the tensors once and fill them sequence by sequence, camera by camera."""
         clips = [
-            (subject, name, self._motion(subject, name))
+            (subject, name, self._keep_motion(subject, name))
             for subject in subjects
             for name in self._sequences(subject)
         ]
+        missing = self._missing(subjects)
+        trim_memory()
         if not clips:
             raise UserError(
                 f"{self.info.file_3d()} has no frames of {', '.join(self.actions)} "
                 f"by {', '.join(subjects)}"
             )
         cameras = {subject: self.info.cameras(subject) for subject in subjects}
-        total = sum(len(motion) * len(cameras[subject]) for subject, _, motion in clips)
+        total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
         num_joints = self.skeleton.num_joints
         inputs, targets = torch.empty(total, num_joints, 2), torch.empty(total, num_joints, 3)
         roots, ids = torch.empty(total, 3), torch.empty(4, total, dtype=torch.int16)
         start = 0
-        for number, (subject, name, motion) in enumerate(clips):
+        for number, (subject, name, frames) in enumerate(clips):
             action = self.actions.index(action_of(name))
             for view, camera in enumerate(cameras[subject]):
-                here = slice(start, start := start + len(motion))
-                points = _in_camera(motion, camera)
+                here = slice(start, start := start + frames)
+                points = _in_camera(self.positions[subject][name][:: self.downsample], camera)
                 inputs[here] = self._inputs(subject, name, view, camera, points)
                 roots[here] = points[:, 0]
                 torch.sub(points, points[:, :1], out=targets[here])
                 ids[:, here] = torch.tensor([[subjects.index(subject)], [number], [action], [view]])
+            self._let_go(subject, name)
         return PoseDataset(
             self.info, inputs, targets, roots, *ids,
             subjects=subjects,
@@ -341,7 +348,7 @@ class _Builder:
             intrinsics=_of_cameras(cameras, lambda camera: camera.intrinsics),
             up=_of_cameras(cameras, lambda camera: camera.up),
             skeleton=self.skeleton,
-            missing=self._missing(subjects),
+            missing=missing,
         )  # fmt: skip
 
     def _sequences(self, subject: str) -> list[str]:
@@ -362,12 +369,20 @@ class _Builder:
         find, found = self.info.missing_sequences, self.positions
         return tuple(line for who in subjects for line in find(who, found[who], self.actions))
 
-    def _motion(self, subject: str, name: str) -> Tensor:
-        """A sequence (T, J, 3), world metres."""
+    def _keep_motion(self, subject: str, name: str) -> int:
+        """Of a sequence keep the joints asked for, (T, J, 3) world metres; gives its frames."""
         where = f"{self.info.file_3d()}, {subject}/{name}"
         kept = self._points(self.positions[subject][name], 3, where)
-        self.positions[subject][name] = kept  # lets go of the joints that nobody asked for
-        return kept[:: self.downsample]
+        self.positions[subject][name] = kept
+        return len(kept[:: self.downsample])
+
+    def _let_go(self, subject: str, name: str) -> None:
+        """Forget a sequence that is in the tensors: at the end they are nearly all there is."""
+        for file in (self.positions, self.detections):
+            if file is not None:
+                del file[subject][name]
+        if not self.positions[subject]:
+            trim_memory()
 
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
         """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
