@@ -106,6 +106,18 @@ def test_scaling_has_a_line_for_each_value_and_counts_its_products(call, tmp_pat
     assert rows["layers 2"]["mflop_a_pose"] == training_flop(16, 4, 2) / 1e6
 
 
+def test_the_recipe_has_a_line_for_each_part_and_its_time(call, tmp_path, monkeypatch):
+    small = {name: [*flags, "-z", "4", "-l", "1"] for name, flags in benchmark._RECIPES.items()}
+    monkeypatch.setattr(benchmark, "_RECIPES", small)
+    file = tmp_path / "recipe.json"
+    status, out, err = call(main, "--recipe", "--turns", 1, "--poses", 300, "--json", file)
+    assert (status, err) == (0, "")
+    rates = json.loads(file.read_text())["recipe"]
+    assert list(rates) == list(small) and all(rate > 0 for rate in rates.values())
+    minutes = 3 * 1_559_752 / rates["and augmentation"] / 60
+    assert f"4,679,256 poses, {minutes:.0f} minutes" in out
+
+
 def test_a_stream_of_steps_is_the_epochs_one_after_another():
     data = made_poses(10, H36M_16)
     stream = benchmark._Stream(data, 4, steps=2)

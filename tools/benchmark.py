@@ -5,6 +5,7 @@ python tools/benchmark.py                         the table for the published si
 python tools/benchmark.py --hid_dim 384 --embedded  the detected-2D network
 python tools/benchmark.py --memory 527000         loading and peak memory at full size too
 python tools/benchmark.py --scaling               ours against data, width, depth, joints, batch
+python tools/benchmark.py --recipe                what the parts of --recipe strong cost
 
 Both sides run in one process, in turns, on made poses; each figure is the median of its turns.
 """
@@ -30,9 +31,12 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import main_gcn
+import opt
 from common.acceleration import accelerate, adam
 from common.engine import Trainer, evaluate, train_one_epoch
 from common.errors import UserError, run_script
+from common.lifting import Lifter
 from common.losses import pose_loss
 from common.parser import Parser
 from common.run import write_json
@@ -62,6 +66,13 @@ _SCALES = {
     "joints": (16, 17),
     "batch": (32, 64, 256, 1024),
 }
+# The parts of the strong recipe that take time in a step, one after another.
+_STRONG = ["--recipe", "strong"]
+_RECIPES = {
+    "screen coordinates": [*_STRONG, "--no-camera_rays", "--no-root_view", "--no-augment"],
+    "and rays, root view": [*_STRONG, "--no-augment"],
+    "and augmentation": _STRONG,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.scaling:
         result |= scaling(args)
         _print_scaling(result)
+    elif args.recipe:
+        result |= recipe(args)
+        _print_recipe(result)
     else:
         result |= _side_by_side(args)
         _print(result)
@@ -119,6 +133,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="instead: our training against the size of the data set, channels, layers, joints "
         "and batch, one at a time (needs 2 GB)",
     )
+    parser.add_argument(
+        "--recipe",
+        action="store_true",
+        help="instead: steps of --recipe strong, by part, and what the whole of it takes",
+    )
     parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own)")
     parser.add_argument(
         "--cpu_time",
@@ -144,11 +163,12 @@ def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
     targets = 0.3 * torch.randn(count, skeleton.num_joints, 3)
     targets[:, 0] = 0
     zeros = torch.zeros(count, dtype=torch.int16)
+    camera = H36M.cameras("S9")[0]
     return PoseDataset(
         info=HDM05,
         inputs_2d=targets[..., :2] + 0.05 * torch.randn(count, skeleton.num_joints, 2),
         targets_3d=targets,
-        root_3d=torch.zeros(count, 3),
+        root_3d=torch.tensor([0.0, 0.0, 5.0]).repeat(count, 1),
         subject=zeros,
         sequence=zeros,
         action=(torch.arange(count) % _ACTIONS).short(),
@@ -156,8 +176,8 @@ def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
         subjects=("made",),
         sequences=("made/poses",),
         actions=tuple(f"action {number}" for number in range(_ACTIONS)),
-        intrinsics=torch.zeros(1, 1, 9),
-        up=torch.zeros(1, 1, 3),
+        intrinsics=camera.intrinsics.float().view(1, 1, 9),
+        up=camera.up.float().view(1, 1, 3),
         skeleton=skeleton,
     )
 
@@ -303,6 +323,26 @@ def _training_turn(case: dict[str, int], poses: int) -> Callable[[], Any]:
     return lambda: train_one_epoch(trainer, loader, 1, 0)
 
 
+def recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """Poses/s of the strong recipe's training as its parts are added, in turns."""
+    accelerate([], torch.device("cpu"), compiled=False, tf32=False)
+    data = made_poses(args.poses, H36M_16)
+    sides = [_recipe_turn(flags, data) for flags in _RECIPES.values()]
+    seconds, gemm = alternate(sides, args.turns, _clock(args))
+    rates = [args.poses / taken for taken in seconds]
+    return {"gemm_gflops": gemm, "recipe": dict(zip(_RECIPES, rates, strict=True))}
+
+
+def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
+    """An epoch of ``main_gcn.py`` with these flags."""
+    args = opt.parse_gcn(flags)
+    network = build_model(opt.model_arguments(args, "grouped", opt.parse_gcn))
+    lifter = Lifter(network, opt.view(args), data.skeleton, args.flip_test)
+    loader = PoseLoader(data, **opt.loader_options(args))
+    trainer = main_gcn.build_trainer(lifter, args, loader.epoch_steps)
+    return lambda: train_one_epoch(trainer, loader, 1, 0)
+
+
 def alternate(
     sides: Sequence[Callable[[], Any]], turns: int, clock: Callable[[], float]
 ) -> tuple[list[float], float]:
@@ -419,6 +459,16 @@ def _print_scaling(result: dict[str, Any]) -> None:
     for name, row in result["scaling"].items():
         share = row["poses_per_s"] * row["mflop_a_pose"] / (1e3 * result["gemm_gflops"])
         print(f"{name:20}{row['mflop_a_pose']:14.1f}{row['poses_per_s']:12,.4g}{share:10.0%}")
+
+
+def _print_recipe(result: dict[str, Any]) -> None:
+    print(_heading(result))
+    print(f"{'training, --recipe strong':28}{'poses/s':>12}{'a step takes':>14}")
+    first, *_, whole = result["recipe"].values()
+    for name, rate in result["recipe"].items():
+        print(f"{name:28}{rate:12,.4g}{first / rate - 1:+14.1%}")
+    poses = opt.RECIPES["strong"]["epochs"] * H36M.poses["train"]
+    print(f"Human3.6M: {poses:,} poses, {poses / whole / 60:.0f} minutes of training here")
 
 
 if __name__ == "__main__":
