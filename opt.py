@@ -57,6 +57,11 @@ _MODEL_FLAGS = {
 }  # fmt: skip
 # And what they are given of the 2D joints, which a checkpoint says beside them.
 _VIEW_FLAGS = ("camera_rays", "root_view")
+# Flags that mean something only beside another one.
+_BESIDE = {
+    **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", True)),
+    "weight_decay": ("optimizer", "adamw"),
+}
 # Settings of a baseline's training that main_graph.py has in another form.
 _BY_STEPS = ("lr_decay", "lr_gamma")
 # Flags of old commands that have no effect here, each with what takes its place.
@@ -395,6 +400,9 @@ def _parse(
     args = parser.parse_args(argv)
     if args.evaluate and args.resume:
         parser.error("--evaluate and --resume exclude each other")
+    for key, (other, value) in _BESIDE.items():
+        if getattr(args, key) != parser.get_default(key) and getattr(args, other) != value:
+            parser.error(f"--{key} goes with --{other}{'' if value is True else f' {value}'}")
     return args
 
 

@@ -74,6 +74,17 @@ def test_the_recipe_sets_its_flags_and_what_is_typed_wins(parse):
     assert (typed.lr, typed.root_view, typed.epochs, typed.camera_rays) == (0.1, False, 9, True)
 
 
+@pytest.mark.parametrize("parse", [opt.parse_gcn, opt.parse_graph])
+def test_flags_that_would_do_nothing_are_refused(parse):
+    for flags, needed in ((["--tilt", "5"], "--augment"), (["--weight_decay", "0"], "adamw")):
+        with pytest.raises(UserError, match=needed):
+            parse(flags)
+        parse([*flags, "--augment", "--optimizer", "adamw"])
+        parse([*flags, "--recipe", "strong"])
+    with pytest.raises(UserError, match="--turn goes with --augment"):
+        parse(["--recipe", "strong", "--no-augment", "--turn", "0.1"])
+
+
 def test_a_strong_run_resumes_as_if_it_had_not_stopped(gcn, call, tmp_path):
     gcn(*STRONG, "--epochs", 2, "--name", "whole", "--schedule", "exponential")
     gcn(*STRONG, "--epochs", 1, "--name", "part", "--schedule", "exponential")
