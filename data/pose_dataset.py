@@ -241,8 +241,7 @@ def load_pose_datasets(
     Args:
         info: which data set, from ``data.datasets``.
         folder: where the npz files lie.
-        splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``; each
-            subject in one of them.
+        splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``.
         skeleton: the joints to keep.
         keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected, and
             "noisy" is projected with the errors of a made detector (``data.noise``).
@@ -264,7 +263,10 @@ def load_pose_datasets(
     noisy = keypoints == "noisy"
     builder = _Builder(info, positions, detections, path_2d, noisy, skeleton, actions, downsample)
     with one_thread():
-        return [builder.build(tuple(subjects)) for subjects in splits]
+        return [
+            builder.build(tuple(subjects), later={s for split in splits[number:] for s in split})
+            for number, subjects in enumerate(splits, 1)
+        ]
 
 
 @contextmanager
@@ -310,8 +312,12 @@ class _Builder:
     actions: tuple[str, ...]
     downsample: int
 
-    def build(self, subjects: tuple[str, ...]) -> PoseDataset:
-        """Allocate the tensors once and fill them sequence by sequence, camera by camera."""
+    def build(self, subjects: tuple[str, ...], later: set[str]) -> PoseDataset:
+        """Allocate the tensors once and fill them sequence by sequence, camera by camera.
+
+        Args:
+            later: subjects that are needed once more; the others are let go of.
+        """
         clips = [
             (subject, name, self._keep_motion(subject, name))
             for subject in subjects
@@ -339,7 +345,8 @@ class _Builder:
                 roots[here] = points[:, 0]
                 torch.sub(points, points[:, :1], out=targets[here])
                 ids[:, here] = torch.tensor([[subjects.index(subject)], [number], [action], [view]])
-            self._let_go(subject, name)
+            if subject not in later:
+                self._let_go(subject, name)
         return PoseDataset(
             self.info, inputs, targets, roots, *ids,
             subjects=subjects,
