@@ -25,7 +25,14 @@ from common.lifting import Lifter
 from common.losses import pose_loss, sparsity_loss
 from common.report import describe_data, describe_network
 from common.skeleton import SKELETONS
-from common.workflow import load_data, open_run, report_checkpoint, train, with_focal_scale
+from common.workflow import (
+    check_results_file,
+    load_data,
+    open_run,
+    report_checkpoint,
+    train,
+    with_focal_scale,
+)
 from data.pose_dataset import PoseBatch, PoseLoader
 from models.build import build_model
 
@@ -35,9 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = args.evaluate or args.resume
     checkpoint = load_checkpoint(path) if path else None
     if args.resume:
-        args = opt.parse_gcn(argv, defaults=checkpoint.get("options"))
+        args = opt.parse_gcn(argv, defaults=checkpoint.get("options", {}))
+    elif checkpoint:
+        args = opt.parse_gcn(argv, defaults=opt.of_network(checkpoint))
     if message := opt.ignored(args):
         print(f"warning: {message}", file=sys.stderr)
+    check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     arguments = opt.model_arguments(args, "grouped", opt.parse_gcn)

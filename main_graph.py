@@ -34,6 +34,7 @@ from common.published import ModelFiles, load_model_file, load_model_folder
 from common.report import describe_data, describe_network, format_root_errors
 from common.skeleton import SKELETONS
 from common.workflow import (
+    check_results_file,
     load_data,
     open_run,
     report_checkpoint,
@@ -51,11 +52,14 @@ _SYMMETRY_WEIGHT = 0.01
 def main(argv: Sequence[str] | None = None) -> None:
     args = opt.parse_graph(argv)
     path, checkpoint = load_source(args)
+    testing = bool(args.evaluate) or not (args.pro_train or args.resume)
     if args.resume:
-        args = opt.parse_graph(argv, defaults=checkpoint.get("options"))
+        args = opt.parse_graph(argv, defaults=checkpoint.get("options", {}))
+    elif testing and checkpoint:
+        args = opt.parse_graph(argv, defaults=opt.of_network(checkpoint))
     if message := opt.ignored(args):
         print(f"warning: {message}", file=sys.stderr)
-    testing = bool(args.evaluate) or not (args.pro_train or args.resume)
+    check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     arguments = opt.model_arguments(args, "embedded", opt.parse_graph)

@@ -17,6 +17,7 @@ from common.parser import Parser
 from common.skeleton import SKELETONS
 from data.augment import Augmentation
 from data.datasets import DATASETS
+from data.pose_dataset import known_actions
 from models.build import DEFAULT, MODELS, default_arguments, model_class
 from models.graph_conv_variants import ADJ_MODULATIONS
 from models.norm import NORMS
@@ -59,8 +60,11 @@ _MODEL_FLAGS = {
 _VIEW_FLAGS = ("camera_rays", "root_view")
 # Flags that mean something only beside another one.
 _BESIDE = {
-    **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", True)),
-    "weight_decay": ("optimizer", "adamw"),
+    **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", (True,))),
+    "weight_decay": ("optimizer", ("adamw",)),
+    "lr_decay": ("schedule", ("exponential", "step")),
+    "lr_gamma": ("schedule", ("exponential",)),
+    "large_decay_epoch": ("schedule", ("step",)),
 }
 # Settings of a baseline's training that main_graph.py has in another form.
 _BY_STEPS = ("lr_decay", "lr_gamma")
@@ -228,6 +232,13 @@ def _weights_flags(group: argparse._ArgumentGroup) -> None:
                        help="see --save_model (default: the run's folder)")
 
 
+def of_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a checkpoint's own run that say which network it holds, what that is given, and
+    how it was tested; of a checkpoint that does not say, nothing."""
+    kept = {"model", "joints", "flip_test", *_MODEL_FLAGS, *_VIEW_FLAGS}
+    return {key: value for key, value in checkpoint.get("options", {}).items() if key in kept}
+
+
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags that make a run what it is, as plain values for its checkpoints."""
     left_out = {*CALL_FLAGS, *_IGNORED_GCN, *_IGNORED_GRAPH}
@@ -319,7 +330,16 @@ def weight_decay(args: argparse.Namespace) -> float | None:
 
 
 def learning_rate(args: argparse.Namespace, published: Rate, steps: int) -> Rate:
-    """The schedule: the script's published one or a cosine over so many steps, warmed up."""
+    """The schedule: the script's published one or a cosine over so many steps, warmed up.
+
+    Raises:
+        UserError: the training would end before it is warm.
+    """
+    if args.warmup >= steps:
+        raise UserError(
+            f"--warmup {args.warmup} does not end within the {steps} steps of this training: give "
+            "a smaller number, or more --epochs"
+        )
     rate = cosine_rate(args.lr, steps) if args.schedule == "cosine" else published
     return warmed_up(rate, args.warmup)
 
@@ -366,7 +386,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where there is one to show."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        said = "default" in (action.help or "") or action.default in (None, False)
+        said = "default" in (action.help or "") or action.default in (None, argparse.SUPPRESS)
         return action.help if said else super()._get_help_string(action)
 
 
@@ -400,10 +420,23 @@ def _parse(
     args = parser.parse_args(argv)
     if args.evaluate and args.resume:
         parser.error("--evaluate and --resume exclude each other")
-    for key, (other, value) in _BESIDE.items():
-        if getattr(args, key) != parser.get_default(key) and getattr(args, other) != value:
-            parser.error(f"--{key} goes with --{other}{'' if value is True else f' {value}'}")
+    if args.resume and defaults is not None and args.recipe != defaults.get("recipe"):
+        parser.error("--recipe is for a new run: a resumed one keeps its own flags")
+    if args.focal_scale != 1 and not args.evaluate:
+        parser.error("--focal_scale is for testing: give --evaluate CKPT")
+    _check_companions(parser, args)
+    known_actions(DATASETS[args.dataset], args.actions)
     return args
+
+
+def _check_companions(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse flags that would do nothing."""
+    typed = [key for key in vars(args) if getattr(args, key) != parser.get_default(key)]
+    for key in [key for key in typed if key in _BESIDE]:
+        other, values = _BESIDE[key]
+        if getattr(args, other) not in values:
+            value = "" if True in values else f" {values[0]}"
+            parser.error(f"--{key} goes with --{other}{value}")
 
 
 def _data_flags(group: argparse._ArgumentGroup, keypoints: str) -> None:

@@ -16,6 +16,9 @@ def run_script(main: Callable[[], None]) -> None:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # who read the output has gone, as head does
+        sys.stdout = None  # else the interpreter would try to write what is left
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)
         sys.exit(130)

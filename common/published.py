@@ -17,6 +17,7 @@ from torch import nn
 from common.checkpoint import check_state_dict, load_checkpoint, load_plain
 from common.errors import UserError
 from common.files import atomic_write
+from common.run import LAST
 
 _PREFIXES = {"state_dict": "model_module_gcn_", "post_refine": "model_post_refine_"}
 _NAME = re.compile(r"model_module_gcn_(?P<epoch>\d+)_eva_(?P<kind>xyz|post)_\d+\.pth")
@@ -127,7 +128,9 @@ def _candidates(folder: Path, key: str, name: str | None) -> list[Path]:
 
 def _only(paths: list[Path], key: str, folder: Path | None = None) -> Path:
     if not paths:
-        raise UserError(f"{folder} has no {_PREFIXES[key]}*.pth: give another folder")
+        own = folder / LAST
+        remedy = f"test {own}" if own.is_file() else "give another folder"
+        raise UserError(f"{folder} has no {_PREFIXES[key]}*.pth: {remedy}")
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
         raise UserError(f"{paths[0].parent} has {names}: choose one with {_FLAGS[key]} FILE")

@@ -102,6 +102,8 @@ def _figure(value: float | None) -> str:
 def with_remark(note: str, header: dict[str, Any]) -> str:
     """Add to a table's note what a figure must not be read without."""
     remarks = [header[key] for key in ("root_depth", "intrinsics") if header.get(key)]
+    if header.get("flip_test"):
+        remarks.append("poses are means with their mirrored twins (--flip_test)")
     return "\n".join([note, *(f"{remark}." for remark in remarks)])
 
 

@@ -90,7 +90,7 @@ class Skeleton:
                 return [skeleton.stored.index(index) for index in self.stored]
         raise UserError(
             f"a file with {num_stored} joints cannot give the {self.num_joints} joints asked for: "
-            "32, 17 or 16 joints in Human3.6M's order are read, 16 only with --joints 16"
+            "32, 17 or 16 joints in Human3.6M's order are read, 16 only for networks of 16"
         )
 
 

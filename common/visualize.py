@@ -75,6 +75,7 @@ def save_predictions(
         for axes, (azimuth, name) in zip(spaces, views, strict=True):
             _draw_3d(axes, predictions[row], predictions[row], skeleton)
             axes.view_init(elev=6, azim=azimuth)
+            axes.set_xticklabels([])  # one of the three axes would stand on its head
             axes.set_title(name, fontsize=9)
 
     _save(_rows(inputs_2d, titles, skeleton, draw), path)

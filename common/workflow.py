@@ -1,5 +1,6 @@
 """The steps that the scripts share, from data to report; each takes values, not flags."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def load_data(
         raise UserError(f"{name} is for testing only: give --evaluate CKPT")
     splits = [info.subjects_train] * with_training + [info.subjects_test]
     folder = Path(dataset_dir) if dataset_dir else ROOT / "dataset"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: --dataset_dir is that of the npz files")
     datasets = load_pose_datasets(info, folder, splits, **options)
     whole = options.get("actions") is None and options.get("downsample", 1) == 1
     for dataset, split in zip(datasets, ["train", "test"][-len(datasets) :], strict=True):
@@ -54,6 +57,21 @@ def load_data(
     return [dataset.to(device) for dataset in datasets]
 
 
+def check_results_file(path: str | None) -> None:
+    """
+    Raises:
+        UserError: a file is there that holds no earlier results, and would be lost.
+    """
+    if path is None or not Path(path).exists():
+        return
+    try:
+        is_ours = "results" in json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        is_ours = False
+    if not is_ours:
+        raise UserError(f"--results {path} is there and holds no results: give another name")
+
+
 def with_focal_scale(
     dataset: PoseDataset, factor: float, header: dict[str, Any]
 ) -> tuple[PoseDataset, dict[str, Any]]:
@@ -61,11 +79,13 @@ def with_focal_scale(
     says so. The 2D joints stay, they are what the true camera saw."""
     if factor == 1:
         return dataset, header
+    if not (header["intrinsics"] or header.get("root_depth")):
+        raise UserError("--focal_scale: this network is not given the camera, it changes nothing")
     scale = dataset.intrinsics.new_tensor([factor, factor, 1, 1, 1, 1, 1, 1, 1])
-    remark = f"the focal length given to it is wrong on purpose, by a factor of {factor:g}"
+    remark = f"the focal length is wrong on purpose, by a factor of {factor:g}"
     intrinsics = f"{header['intrinsics']}; {remark}" if header["intrinsics"] else remark
     changed = replace(dataset, intrinsics=dataset.intrinsics * scale)
-    return changed, header | {"intrinsics": intrinsics}
+    return changed, header | {"intrinsics": intrinsics, "focal_scale": factor}
 
 
 def report_checkpoint(

@@ -106,8 +106,8 @@ HDM05 = DatasetInfo(
     trials=1,
     excluded=(),
     advice=(
-        "it comes with its 3D joints, for --keypoints gt and --keypoints noisy; "
-        "'git checkout dataset' restores them"
+        "hdm05 has 3D joints only, for --keypoints gt and --keypoints noisy; if its 3D file is "
+        "gone from dataset/, 'git checkout dataset' restores it"
     ),
     poses={"train": 45_368, "test": 26_436},
 )  # fmt: skip

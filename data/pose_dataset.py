@@ -252,7 +252,7 @@ def load_pose_datasets(
         UserError: a file is missing or damaged, an action or subject is unknown, or a sequence
             has the wrong shape or values that are not finite.
     """
-    actions = _known_actions(info, actions)
+    actions = known_actions(info, actions)
     positions = _read(info, folder / info.file_3d(), "positions_3d")
     for subject in positions.keys() - {subject for split in splits for subject in split}:
         positions[subject] = {}
@@ -281,7 +281,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
+def known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
+    """The actions asked for, in the data set's order; all when None.
+
+    Raises:
+        UserError: one of them is not of the data set.
+    """
     if actions is None:
         return info.actions
     for action in actions:

@@ -23,7 +23,7 @@ from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import SLICE
 
-STRONG = [*SLICE, "--recipe", "strong", "--warmup", "3", "--ema", "0.9"]
+STRONG = [*SLICE, "--recipe", "strong", "--warmup", "1", "--ema", "0.9"]
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def test_a_checkpoint_is_never_given_the_other_input(gcn, call, tmp_path):
     gcn(*STRONG, "--epochs", 1, "--name", "strong")
     gcn(*SLICE, "--epochs", 1, "--name", "screen")
     strong, screen = (tmp_path / name / "ckpt_last.pth.tar" for name in ("strong", "screen"))
-    status, _, err = call(main_gcn.main, *SLICE, "--evaluate", strong)
-    assert status == 2 and "add --camera_rays --root_view" in err
+    status, _, err = call(main_gcn.main, *SLICE, "--evaluate", strong, "--no-camera_rays")
+    assert status == 2 and "add --camera_rays" in err
     status, _, err = call(main_gcn.main, *SLICE, "--evaluate", screen, "--camera_rays")
     assert status == 2 and "--no-camera_rays" in err
     results = tmp_path / "r.json"
-    flags = ("--evaluate", strong, "--recipe", "strong", "--results", results)
+    flags = ("--evaluate", strong, "--results", results)
     out = gcn(*SLICE, *flags)
     assert "made with the cameras' intrinsics" in out and "intrinsics" not in gcn(
         *SLICE, "--evaluate", screen
@@ -119,6 +119,31 @@ def test_a_checkpoint_is_never_given_the_other_input(gcn, call, tmp_path):
     assert "factor of 1.2" in changed["intrinsics"]
     figures = [r["results"]["evaluated"]["mpjpe_mm"] for r in (found, changed)]
     assert figures[0] != figures[1]
+    # tested as it was in training, mirrored twins and all
+    trained = json.loads((tmp_path / "strong" / "results.json").read_text())["results"]["last"]
+    assert figures[0] == pytest.approx(trained["mpjpe_mm"], abs=1e-3) and found["flip_test"]
+    status, _, err = call(main_gcn.main, *SLICE, "--evaluate", screen, "--focal_scale", 1.2)
+    assert status == 2 and "changes nothing" in err
+
+
+def test_what_a_run_would_lose_or_mislabel_is_refused(gcn, call, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text('["mine"]')
+    status, _, err = call(main_gcn.main, *SLICE, "--epochs", 1, "--results", mine)
+    assert status == 2 and "another name" in err and mine.read_text() == '["mine"]'
+    gcn(*SLICE, "--epochs", 1, "--name", "plain", "--results", tmp_path / "r.json")
+    last = tmp_path / "plain" / "ckpt_last.pth.tar"
+    gcn(*SLICE, "--evaluate", last, "--results", tmp_path / "r.json")  # results replace results
+    status, _, err = call(main_gcn.main, "--resume", last, "--recipe", "strong", "--epochs", 2)
+    assert status == 2 and "--recipe" in err
+    status, _, err = call(main_gcn.main, *SLICE, "--recipe", "strong")
+    assert status == 2 and "--warmup 1000 does not end" in err
+    status, _, err = call(main_gcn.main, *SLICE, "--focal_scale", 1.2)
+    assert status == 2 and "--evaluate" in err
+    status, _, err = call(main_gcn.main, *SLICE, "--dataset_dir", tmp_path / "no")
+    assert status == 2 and "--dataset_dir" in err
+    status, _, err = call(main_gcn.main, *SLICE, "--epoch", 1)
+    assert status == 2 and "--epoch" in err
 
 
 def test_unknown_cameras_are_refused(h36m_folder):
@@ -135,15 +160,14 @@ def test_unknown_cameras_are_refused(h36m_folder):
 def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path):
     flags = [*SLICE, "--keypoints", "noisy", "--checkpoint", tmp_path / "runs"]
     status, _, err = call(
-        main_graph.main, *flags, "--recipe", "strong", "--pro_train", 1, "--nepoch", 1,
-        "--save_model", 1, "--save_dir", tmp_path / "ckpt", "--post_refine",
+        main_graph.main, *flags, "--recipe", "strong", "--warmup", 0, "--pro_train", 1,
+        "--nepoch", 1, "--save_model", 1, "--save_dir", tmp_path / "ckpt", "--post_refine",
     )  # fmt: skip
     assert (status, err) == (0, "")
     status, _, err = call(main_graph.main, *flags, "--eva", tmp_path / "ckpt")
     assert status == 2 and "--camera_rays --root_view" in err
-    status, out, err = call(
-        main_graph.main, *flags, "--eva", tmp_path / "ckpt", "--recipe", "strong"
-    )
+    view = ("--camera_rays", "--root_view")
+    status, out, err = call(main_graph.main, *flags, "--eva", tmp_path / "ckpt", *view)
     assert (status, err) == (0, "") and "post" in out
 
 

@@ -67,7 +67,7 @@ _SCALES = {
     "batch": (32, 64, 256, 1024),
 }
 # The parts of the strong recipe that take time in a step, one after another.
-_STRONG = ["--recipe", "strong"]
+_STRONG = ["--recipe", "strong", "--warmup", "0"]  # made poses are soon through
 _RECIPES = {
     "screen coordinates": [*_STRONG, "--no-camera_rays", "--no-root_view", "--no-augment"],
     "and rays, root view": [*_STRONG, "--no-augment"],

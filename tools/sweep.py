@@ -212,6 +212,8 @@ def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> d
     running: dict[subprocess.Popen, tuple[Job, str | None]] = {}
     failed: dict[str, str] = {}
     threads = max(1, _cores() // len(devices))
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        threads = min(threads, max(1, int(os.environ["OMP_NUM_THREADS"])))
     with tqdm(desc="runs", total=len(waiting), unit="run", disable=None) as bar:
         try:
             while waiting or running:
@@ -252,8 +254,8 @@ def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.
     logs.mkdir(exist_ok=True)
     count = str(threads)
     with (
-        (logs / f"{job.id}.out").open("w", encoding="utf-8") as stdout,
-        (logs / f"{job.id}.err").open("w", encoding="utf-8") as stderr,
+        (logs / f"{job.id}.out").open("a", encoding="utf-8") as stdout,
+        (logs / f"{job.id}.err").open("a", encoding="utf-8") as stderr,
     ):
         return subprocess.Popen(
             [sys.executable, str(ROOT / job.script), *arguments],
@@ -322,8 +324,8 @@ def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
     table, remarks = [], set()
     for name, jobs in rows.items():
         found = [results for job in jobs if (results := read_results(out, job))]
-        remarks |= {remark for results in found for remark in _remarks(results)}
-        row: dict[str, Any] = {"row": name, "n": len(found), "seeds": len(jobs)}
+        remarks |= {f"{name}: {remark}" for results in found for remark in _remarks(results)}
+        row: dict[str, Any] = {"row": name, "n": len(found), "planned": len(jobs)}
         for metric in _METRICS:
             values = [results["results"]["last"][metric] for results in found]
             row[metric] = statistics.mean(values) if values else None
@@ -344,8 +346,9 @@ def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
 
 def _remarks(results: dict[str, Any]) -> Iterator[str]:
     """What a figure must not be read without."""
-    if results.get("root_depth"):
-        yield results["root_depth"]
+    for key in ("root_depth", "intrinsics"):
+        if results.get(key):
+            yield results[key]
     if results.get("missing_sequences"):
         yield f"sequences are missing: {'; '.join(results['missing_sequences'])}"
 
@@ -356,7 +359,7 @@ def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[s
         "|---|---|" + "---|" * len(_METRICS),
     ]
     for row in table:
-        n = str(row["n"]) if row["n"] == row["seeds"] else f"{row['n']} of {row['seeds']}"
+        n = str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}"
         cells = [row["row"].replace("|", "\\|"), n]
         for metric in _METRICS:
             mean, spread = row[metric], row[f"{metric}_spread"]
