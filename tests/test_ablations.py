@@ -77,13 +77,17 @@ def test_every_choice_trains_and_is_named(train, call, flags):
              for f in flags if f.startswith("--")}  # fmt: skip
     assert given <= departures.keys()
     assert all(f"{key} {departures[key]}" in out for key in given)
+    assert call(main_gcn.main, *SHORT, "--evaluate", path)[0] == 0  # it brings its flags with it
     of_network = given & results["model"].keys() - {"dropout", "modulation_init"}
-    if of_network:  # without its flag the checkpoint is of another network, and says which
-        status, _, err = call(main_gcn.main, *SHORT, "--evaluate", path)
+    if of_network:  # of a file that has no flags, the network says which it needs
+        saved = torch.load(path, weights_only=True)
+        bare = path.with_name("bare.pth.tar")
+        torch.save({key: saved[key] for key in ("state_dict", "model")}, bare)
+        status, _, err = call(main_gcn.main, *SHORT, "--evaluate", bare)
         assert status == 2 and err.count("\n") == 1
         assert all(f"--{key}" in err or f"--no-{key}" in err for key in of_network)
         added = re.search("; add (.*)", err)[1].split()
-        assert call(main_gcn.main, *SHORT, *added, "--evaluate", path)[0] == 0
+        assert call(main_gcn.main, *SHORT, *added, "--evaluate", bare)[0] == 0
 
 
 def test_detected_2d_knows_them_too(train, call, tmp_path):
