@@ -425,8 +425,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _alone(args.out):
             jobs = {job.id: job for row in rows.values() for job in row}  # equal rows run once
             open_jobs = [job for job in jobs.values() if not read_results(args.out, job)]
-            print(f"{len(jobs)} runs, {len(jobs) - len(open_jobs)} of them finished before")
-            failed = run_jobs(open_jobs, args.out, slots)
+            begun = sum((args.out / job.id / LAST).is_file() for job in open_jobs)
+            print(
+                f"runs: {len(jobs)}, finished before: {len(jobs) - len(open_jobs)}, "
+                f"to go on with: {begun}",
+                flush=True,
+            )
+            try:
+                failed = run_jobs(open_jobs, args.out, slots)
+            except KeyboardInterrupt:
+                print("the same command goes on from here", file=sys.stderr)
+                raise
     print(gather(rows, args.out, spec), end="")
     if failed:
         raise UserError(
