@@ -55,13 +55,13 @@ def format_network(header: dict[str, Any]) -> str:
     """The costs, and each setting that is not the published one of this model."""
     departures = header["departures"]
     if departures is None:
-        settings = "not recorded in the checkpoint"
+        settings = "settings not recorded in the checkpoint"
     else:
-        differing = (f"{key} {value}" for key, value in departures.items())
-        settings = f"as published, but {', '.join(differing)}" if departures else "as published"
+        differing = ", ".join(f"{key} {value}" for key, value in departures.items())
+        settings = "published settings" + (f", but {differing}" if departures else "")
     return (
         f"{header['model']['name']}: {header['parameters']:,} parameters, "
-        f"{header['multiply_adds_a_pose']:,} multiply-adds a pose; settings {settings}"
+        f"{header['multiply_adds_a_pose']:,} multiply-adds a pose\ntrained with: {settings}"
     )
 
 
