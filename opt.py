@@ -158,9 +158,22 @@ def parse_graph(
     _ignored_flags(parser, _IGNORED_GRAPH)
     of_model = published_detected(_model_name(argv, defaults))
     args = _parse(parser, argv, of_model, defaults)
+    _check_training(parser, args)
     if args.joints is None:
         args.joints = 16 if args.keypoints.startswith("sh_") else 17
     return args
+
+
+def _check_training(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse a training with flags of testing, or of a refinement that it has not."""
+    if not args.pro_train:
+        return
+    if args.evaluate:
+        parser.error("--pro_train 1 trains and --evaluate tests: give one of them")
+    of_refinement = ("sym_signed", "root_depth", "sym_penalty")
+    for key in of_refinement if not args.post_refine else ():
+        if getattr(args, key) != parser.get_default(key):
+            parser.error(f"--{key} goes with --post_refine")
 
 
 def _recipe_flags(parser: Parser, schedule: str, max_norm: float, flip_test: bool) -> None:

@@ -8,6 +8,7 @@ import torch
 import opt
 from common.checkpoint import load_checkpoint
 from common.engine import step_rate
+from common.errors import UserError
 from common.skeleton import H36M_17
 from data.pose_dataset import PoseBatch, PoseLoader
 from main_graph import build_lifter, build_trainer, main
@@ -259,3 +260,11 @@ def test_wrong_flags(refused):
     assert "--save_out_type post needs" in refused("--pro_train", 1, "--save_out_type", "post")
     assert "--module_gcn_reload 1" in refused("--pro_train", 1, "--post_refine_reload", 1)
     assert "data_2d_hdm05_cpn.npz is not there" in refused("--pro_train", 1, "-k", "cpn")
+
+
+def test_training_refuses_flags_of_testing_and_of_a_refinement_it_has_not():
+    for flags in (["--evaluate", "x"], ["--sym_signed"], ["--root_depth", "estimate"]):
+        with pytest.raises(UserError, match=flags[0]):
+            opt.parse_graph(["--pro_train", "1", *flags])
+        opt.parse_graph(flags)
+    opt.parse_graph(["--pro_train", "1", "--post_refine", "--root_depth", "estimate"])
