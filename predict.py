@@ -81,7 +81,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         metavar="DEG",
         help="horizontal field of view of the whole image, for models trained with --camera_rays "
-        "or --root_view; one that is 20%% off cost 14 mm of 53 on hdm05 (docs/accuracy.md)",
+        "or --root_view; a focal length 20%% off cost 9 to 12 mm on 44 (docs/accuracy.md)",
     )
     camera.add_argument(
         "--intrinsics",
