@@ -102,10 +102,8 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
         predict=tested.predict,
         loss=loss,
         optimizer=optimizer,
-        rate=opt.learning_rate(args, published, args.epochs * epoch_steps),
-        max_norm=args.max_norm or None,
         average=average,
-        amp=args.amp,
+        **opt.training_options(args, published, epoch_steps),
     )
 
 

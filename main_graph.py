@@ -27,7 +27,7 @@ from common.checkpoint import check_model, differences, load_weights
 from common.engine import Predictor, Trainer, limit_weights, select_device, step_rate
 from common.errors import UserError, run_script
 from common.input_view import rotate
-from common.lifting import Lifter
+from common.lifting import Lifter, check_cameras
 from common.losses import pose_loss, sparsity_loss, symmetry_loss
 from common.metrics import mpjpe
 from common.published import ModelFiles, load_model_file, load_model_folder
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **opt.data_options(args), with_training=not testing, device=device
     )
     lifter.check_data(test_set)
-    if args.show_root and not test_set.intrinsics.isfinite().all():
-        raise UserError(f"the cameras of {args.dataset} are not known: leave out --show_root")
+    if args.show_root:
+        check_cameras(test_set, "leave out --show_root")
     options = checkpoint.get("options") if testing else opt.settings(args)
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
@@ -148,10 +148,8 @@ class RefiningLifter(Lifter):
         return replace(super().averaged(average), post_refine=refinement)
 
     def check_data(self, dataset: PoseDataset) -> None:
-        if self.post_refine and not dataset.intrinsics.isfinite().all():
-            raise UserError(
-                f"the cameras of {dataset.info.name} are not known: use --no-post_refine"
-            )
+        if self.post_refine:
+            check_cameras(dataset, "use --no-post_refine")
         super().check_data(dataset)
 
     def describe_root_depth(self) -> str | None:
@@ -244,10 +242,8 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
         predict=tested.predict_post if out_type(args, lifter) == "post" else tested.predict,
         loss=loss,
         optimizer=optimizer,
-        rate=opt.learning_rate(args, published, args.epochs * epoch_steps),
-        max_norm=args.max_norm or None,
         average=average,
-        amp=args.amp,
+        **opt.training_options(args, published, epoch_steps),
     )
 
 

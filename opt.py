@@ -357,6 +357,22 @@ def learning_rate(args: argparse.Namespace, published: Rate, steps: int) -> Rate
     return warmed_up(rate, args.warmup)
 
 
+def training_options(
+    args: argparse.Namespace, published: Rate, epoch_steps: int
+) -> dict[str, Any]:
+    """The flags of training that both scripts have, as arguments of ``Trainer``.
+
+    Args:
+        published: the script's own schedule.
+        epoch_steps: steps of an epoch.
+    """
+    return {
+        "rate": learning_rate(args, published, args.epochs * epoch_steps),
+        "max_norm": args.max_norm or None,
+        "amp": args.amp,
+    }
+
+
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the run, as the argument of ``common.workflow.open_run``."""
     return {key: getattr(args, key) for key in ("checkpoint", "name", "snapshot", "epochs")}

@@ -44,16 +44,13 @@ _PICTURED = 4
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
-    out = (
-        Path(args.out)
-        if args.out
-        else Path(args.keypoints).with_suffix("").with_name(f"{Path(args.keypoints).stem}_3d.npz")
-    )
+    source = Path(args.keypoints)
+    out = Path(args.out) if args.out else source.with_name(f"{source.stem}_3d.npz")
     refuse_existing([out, *([Path(args.picture)] if args.picture else [])], args.force)
     device = select_device(args.device)
     lifter = load_lifter(args.checkpoint, args.flip_test)
     intrinsics = _intrinsics(args, lifter.view)
-    pixels = read_keypoints(Path(args.keypoints), lifter.skeleton)
+    pixels = read_keypoints(source, lifter.skeleton)
     screen = normalize_screen_coordinates(pixels, args.width, args.height)
     lifter.network.to(device)
     poses = lift(lifter, screen.to(device), intrinsics).cpu()

@@ -65,13 +65,18 @@ def undistort(screen: Tensor, intrinsics: Tensor, iterations: int = 12) -> Tenso
 
     Twelve iterations reach float32 rounding inside the image of the Human3.6M cameras.
     """
-    focal, centre, _, _ = split_intrinsics(intrinsics)
-    distorted = (screen - centre) / focal
+    distorted = pinhole_rays(screen, intrinsics)
     rays = distorted
     for _ in range(iterations):
         scale, shift = _distortion(rays, intrinsics)
         rays = (distorted - shift) / scale
     return rays
+
+
+def pinhole_rays(screen: Tensor, intrinsics: Tensor) -> Tensor:
+    """Screen (..., J, 2) -> rays (..., J, 2) of a pinhole camera: lens distortion is ignored."""
+    focal, centre, _, _ = split_intrinsics(intrinsics)
+    return (screen - centre) / focal
 
 
 def remove_distortion(screen: Tensor, intrinsics: Tensor) -> Tensor:
@@ -85,9 +90,8 @@ def back_project(uv: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
 
     x, y = (uv - c) z / f: a pinhole camera, lens distortion is ignored (the published form).
     """
-    focal, centre, _, _ = split_intrinsics(intrinsics)
     z = depth.unsqueeze(-1)
-    return torch.cat([(uv - centre) / focal * z, z], dim=-1)
+    return torch.cat([pinhole_rays(uv, intrinsics) * z, z], dim=-1)
 
 
 def lift_again(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor) -> Tensor:
@@ -117,8 +121,7 @@ def solve_translation(pose: Tensor, uv: Tensor, intrinsics: Tensor) -> Tensor:
             :func:`remove_distortion` first, or accept the error that the lens makes.
         intrinsics: (B, 9); distortion is not used.
     """
-    focal, centre, _, _ = split_intrinsics(intrinsics)
-    rays = (uv - centre) / focal
+    rays = pinhole_rays(uv, intrinsics)
     # With a = (u - cx) / fx the equations read tx - a tz = a Z - X. For a given tz, tx and ty are
     # means over the joints; put in, tz is the slope of a line through the centred values.
     offsets = rays * pose[..., 2:] - pose[..., :2]

@@ -158,7 +158,7 @@ def train_one_epoch(
     parameters = trainer.parameters()
     device = loader.dataset.targets_3d.device
     total = torch.zeros((), device=device)
-    for batch in _progress(loader.shuffled(epoch), loader, loader.epoch_size, f"epoch {epoch}"):
+    for batch in _progress(loader.shuffled(epoch), loader.epoch_steps, f"epoch {epoch}"):
         step += 1
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.rate(step, epoch)
@@ -179,11 +179,8 @@ def train_one_epoch(
     return total.item() / loader.epoch_size, step
 
 
-def _progress(
-    batches: Iterator[PoseBatch], loader: PoseLoader, poses: int, what: str
-) -> Iterator[PoseBatch]:
+def _progress(batches: Iterator[PoseBatch], steps: int, what: str) -> Iterator[PoseBatch]:
     """A bar with rate and time left; nothing where the output is not a terminal."""
-    steps = -(-poses // loader.batch_size)
     return tqdm(batches, what, steps, unit="step", leave=False, disable=None)
 
 
@@ -214,8 +211,8 @@ def evaluate(predictor: Predictor, loader: PoseLoader) -> dict[str, Any]:
     errors = ActionErrors(
         dataset.actions, dataset.info.metrics, dataset.info.mean_over, dataset.targets_3d.device
     )
-    poses = len(dataset) // loader.part[1]
-    for batch in _progress(loader.in_order(), loader, poses, "testing"):
+    steps = -(-len(dataset) // loader.part[1] // loader.batch_size)
+    for batch in _progress(loader.in_order(), steps, "testing"):
         errors.update(predict(predictor, batch), batch.targets_3d, dataset.action[batch.index])
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.camera import rotation_to_axis, split_intrinsics, undistort
+from common.camera import pinhole_rays, rotation_to_axis, undistort
 
 # The root-centred view spans some tenths: brought to the order of the screen's values.
 _ROOT_VIEW_SCALE = 5.0
@@ -52,11 +52,8 @@ class InputView:
         """
         if not self.uses_intrinsics:
             return screen, None
-        if self.camera_rays:
-            rays = undistort(screen, intrinsics)
-        else:
-            focal, centre, _, _ = split_intrinsics(intrinsics)
-            rays = (screen - centre) / focal
+        rays_of = undistort if self.camera_rays else pinhole_rays
+        rays = rays_of(screen, intrinsics)
         return root_centred(rays) if self.root_view else (rays, None)
 
 

@@ -12,6 +12,15 @@ from common.skeleton import Skeleton
 from data.pose_dataset import PoseBatch, PoseDataset
 
 
+def check_cameras(dataset: PoseDataset, remedy: str) -> None:
+    """
+    Raises:
+        UserError: the data set's cameras are not known; the line ends with the remedy.
+    """
+    if not dataset.intrinsics.isfinite().all():
+        raise UserError(f"the cameras of {dataset.info.name} are not known: {remedy}")
+
+
 @dataclass
 class Lifter:
     """A lifting network as it is trained and tested.
@@ -40,11 +49,9 @@ class Lifter:
         Raises:
             UserError: the network needs to know cameras that are not known.
         """
-        if self.view.uses_intrinsics and not dataset.intrinsics.isfinite().all():
-            raise UserError(
-                f"the cameras of {dataset.info.name} are not known: use a model trained without "
-                "--camera_rays and --root_view"
-            )
+        if self.view.uses_intrinsics:
+            remedy = "use a model trained without --camera_rays and --root_view"
+            check_cameras(dataset, remedy)
 
     def describe_intrinsics(self) -> str | None:
         """A network that knows the cameras does not compare with one that does not: say so."""
