@@ -32,6 +32,21 @@ def write_json(path: Path, content: Any) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def _make_folder(parent: Path, name: str | None) -> Path:
+    """A new folder of this name, or of the time: runs that start in one second get numbers."""
+    now = time.strftime("%Y-%m-%dT%H-%M-%S")
+    names = [name] if name else [now, *(f"{now}_{number}" for number in range(2, 100))]
+    for folder in [parent / name for name in names]:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make {folder}: {error.strerror}") from error
+    raise UserError(f"{folder} exists: give another --name")
+
+
 class Run:
     """The records of one training run. Of several processes, only the main one writes.
 
@@ -60,17 +75,10 @@ class Run:
         Raises:
             UserError: the folder exists or cannot be made.
         """
-        folder = parent / (name or time.strftime("%Y-%m-%dT%H-%M-%S"))
-        run = cls(folder, description, snapshot)
         if not distributed.is_main():
-            return run
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(f"{folder} exists: give another --name") from None
-        except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from error
-        write_json(folder / "options.json", description["options"])
+            return cls(parent, description, snapshot)
+        run = cls(_make_folder(parent, name), description, snapshot)
+        write_json(run.folder / "options.json", description["options"])
         return run
 
     @classmethod
