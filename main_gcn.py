@@ -23,6 +23,7 @@ from common.engine import Predictor, Trainer, exponential_rate, limit_weights, s
 from common.errors import run_script
 from common.lifting import Lifter
 from common.losses import pose_loss, sparsity_loss
+from common.other_cameras import with_other_cameras
 from common.report import describe_data, describe_network
 from common.skeleton import SKELETONS
 from common.workflow import (
@@ -31,7 +32,6 @@ from common.workflow import (
     open_run,
     report_checkpoint,
     train,
-    with_focal_scale,
 )
 from data.pose_dataset import PoseBatch, PoseLoader
 from models.build import build_model
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.evaluate:
         accelerate([lifter.network], device, args.compile, args.tf32)
         readings = {"evaluated": Predictor(lifter.networks(), lifter.predict, args.amp)}
-        test_set, header = with_focal_scale(test_set, args.focal_scale, header)
+        test_set, header = with_other_cameras(test_set, args.pan, args.focal_scale, header)
         report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
         return
     loader = PoseLoader(train_set[0], part=distributed.part(), **opt.loader_options(args))

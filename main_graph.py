@@ -30,6 +30,7 @@ from common.input_view import rotate
 from common.lifting import Lifter, check_cameras
 from common.losses import pose_loss, sparsity_loss, symmetry_loss
 from common.metrics import mpjpe
+from common.other_cameras import with_other_cameras
 from common.published import ModelFiles, load_model_file, load_model_folder
 from common.report import describe_data, describe_network, format_root_errors
 from common.skeleton import SKELETONS
@@ -40,7 +41,6 @@ from common.workflow import (
     report_checkpoint,
     root_errors,
     train,
-    with_focal_scale,
 )
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
 from models.build import build_model, describe_weights
@@ -105,7 +105,7 @@ def report_weights(
     readings = {"xyz": Predictor(lifter.networks(), lifter.predict, args.amp)}
     if lifter.post_refine:
         readings["post"] = replace(readings["xyz"], predict=lifter.predict_post)
-    test_set, header = with_focal_scale(test_set, args.focal_scale, header)
+    test_set, header = with_other_cameras(test_set, args.pan, args.focal_scale, header)
     if args.show_root:
         header["root_position_error_mm"] = root_errors(readings["xyz"], test_set)
         print(format_root_errors(header["root_position_error_mm"]))

@@ -25,7 +25,7 @@ from models.norm import NORMS
 _SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
-CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "focal_scale")
+CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale")
 # Flags that a recipe sets together; those typed beside it win.
 RECIPES = {
     "strong": {
@@ -451,8 +451,9 @@ def _parse(
         parser.error("--evaluate and --resume exclude each other")
     if args.resume and defaults is not None and args.recipe != defaults.get("recipe"):
         parser.error("--recipe is for a new run: a resumed one keeps its own flags")
-    if args.focal_scale != 1 and not args.evaluate:
-        parser.error("--focal_scale is for testing: give --evaluate CKPT")
+    for key in ("pan", "focal_scale"):
+        if getattr(args, key) != parser.get_default(key) and not args.evaluate:
+            parser.error(f"--{key} is for testing: give --evaluate CKPT")
     _check_companions(parser, args)
     known_actions(DATASETS[args.dataset], args.actions)
     return args
@@ -558,6 +559,9 @@ def _run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--evaluate", "--eva", default=None, metavar="CKPT",
                        help="test this checkpoint, ours or a published one; do not train")
+    group.add_argument("--pan", type=_finite, default=0.0, metavar="DEG",
+                       help="test: turn the cameras to the side, so that people stand elsewhere "
+                       "in the image than the network has seen them")
     group.add_argument("--focal_scale", type=_positive, default=1.0, metavar="F",
                        help="test: give the network a focal length that is wrong by this factor, "
                        "to see what a wrong field of view costs")
@@ -598,6 +602,7 @@ _positive_int = _number(int, lambda n: n >= 1, "a whole number from 1")
 _even_int = _number(int, lambda n: n >= 2 and n % 2 == 0, "an even number from 2")
 _positive = _number(float, lambda x: x > 0, "a number above 0")
 _non_negative = _number(float, lambda x: x >= 0, "a number from 0")
+_finite = _number(float, lambda x: True, "a number")
 _share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 _fraction = _number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 

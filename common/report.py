@@ -16,6 +16,10 @@ _TITLES = {
 }
 
 
+# What a figure must not be read without, keys of its header.
+REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale")
+
+
 def describe_data(dataset: PoseDataset, name: str, keypoints: str) -> dict[str, Any]:
     """What a result was measured on."""
     return {
@@ -100,8 +104,8 @@ def _figure(value: float | None) -> str:
 
 
 def with_remark(note: str, header: dict[str, Any]) -> str:
-    """Add to a table's note what a figure must not be read without."""
-    remarks = [header[key] for key in ("root_depth", "intrinsics") if header.get(key)]
+    """Add to a table's note what its figures depend on."""
+    remarks = [header[key] for key in REMARKS if header.get(key)]
     if header.get("flip_test"):
         remarks.append("poses are means with their mirrored twins (--flip_test)")
     return "\n".join([note, *(f"{remark}." for remark in remarks)])

@@ -72,22 +72,6 @@ def check_results_file(path: str | None) -> None:
         raise UserError(f"--results {path} is there and holds no results: give another name")
 
 
-def with_focal_scale(
-    dataset: PoseDataset, factor: float, header: dict[str, Any]
-) -> tuple[PoseDataset, dict[str, Any]]:
-    """The data set as one knows it whose focal length is wrong by a factor, and a header that
-    says so. The 2D joints stay, they are what the true camera saw."""
-    if factor == 1:
-        return dataset, header
-    if not (header["intrinsics"] or header.get("root_depth")):
-        raise UserError("--focal_scale: this network is not given the camera, it changes nothing")
-    scale = dataset.intrinsics.new_tensor([factor, factor, 1, 1, 1, 1, 1, 1, 1])
-    remark = f"the focal length is wrong on purpose, by a factor of {factor:g}"
-    intrinsics = f"{header['intrinsics']}; {remark}" if header["intrinsics"] else remark
-    changed = replace(dataset, intrinsics=dataset.intrinsics * scale)
-    return changed, header | {"intrinsics": intrinsics, "focal_scale": factor}
-
-
 def report_checkpoint(
     readings: dict[str, Predictor],
     dataset: PoseDataset,

@@ -52,6 +52,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import opt
 from common.errors import UserError, run_script
 from common.files import atomic_write
+from common.report import REMARKS
 from common.run import LAST, RESULTS
 from data.datasets import DATASETS
 
@@ -346,7 +347,7 @@ def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
 
 def _remarks(results: dict[str, Any]) -> Iterator[str]:
     """What a figure must not be read without."""
-    for key in ("root_depth", "intrinsics"):
+    for key in REMARKS:
         if results.get(key):
             yield results[key]
     if results.get("missing_sequences"):

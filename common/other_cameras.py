@@ -1,0 +1,75 @@
+"""Tests beside the protocol: of a network told a wrong camera, or seeing through a turned one."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from common.camera import project, rotation_about
+from common.errors import UserError
+from common.input_view import rotate
+from common.lifting import check_cameras
+from data.pose_dataset import PoseBatch, PoseDataset
+
+_NEAREST = 0.2  # metres: no joint comes nearer to a turned camera
+
+
+def with_other_cameras(
+    dataset: PoseDataset, pan: float, focal_scale: float, header: dict[str, Any]
+) -> tuple[PoseDataset, dict[str, Any]]:
+    """The data set as it is to be tested, and a header that says what was changed.
+
+    Args:
+        pan: degrees, see ``panned``.
+        focal_scale: see ``with_focal_scale``.
+
+    Raises:
+        UserError: the change is not possible, or changes nothing.
+    """
+    if pan:
+        dataset = panned(dataset, pan)
+        remark = f"the cameras are turned to the side on purpose, by {pan:g} degrees"
+        header = header | {"pan": remark}
+    if focal_scale != 1:
+        if not (header["intrinsics"] or header.get("root_depth")):
+            raise UserError("--focal_scale: this network is not given the camera: leave it out")
+        dataset = with_focal_scale(dataset, focal_scale)
+        remark = f"the focal length is wrong on purpose, by a factor of {focal_scale:g}"
+        header = header | {"focal_scale": remark}
+    return dataset, header
+
+
+def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
+    """The poses as the cameras see them after a turn about their own vertical axes, to the right.
+
+    People move to the left of the image. A detector's error in a frame (detected minus projected
+    joints) is added to the new projection.
+
+    Raises:
+        UserError: the cameras are not known, or somebody would no longer be in front of them.
+    """
+    check_cameras(dataset, "leave out --pan")
+    axis = dataset.up.new_tensor([[0.0, 1.0, 0.0]])
+    rotation = rotation_about(axis, axis.new_tensor([-math.radians(degrees)]))
+    everything = PoseBatch(dataset, torch.arange(len(dataset), device=axis.device))
+    intrinsics = everything.intrinsics
+    joints = dataset.targets_3d + dataset.root_3d.unsqueeze(1)
+    turned = rotate(joints, rotation)
+    if turned[..., 2].min() < _NEAREST:
+        raise UserError(f"--pan {degrees:g} leaves people behind the camera: give fewer degrees")
+    error = dataset.inputs_2d - project(joints, intrinsics)
+    return replace(
+        dataset,
+        inputs_2d=project(turned, intrinsics) + error,
+        targets_3d=turned - turned[:, :1],
+        root_3d=turned[:, 0],
+        up=rotate(dataset.up, rotation),
+    )
+
+
+def with_focal_scale(dataset: PoseDataset, factor: float) -> PoseDataset:
+    """As one knows the data set whose focal length is wrong by a factor; the 2D joints stay, they
+    are what the true camera saw."""
+    scale = dataset.intrinsics.new_tensor([factor, factor, 1, 1, 1, 1, 1, 1, 1])
+    return replace(dataset, intrinsics=dataset.intrinsics * scale)

@@ -1,0 +1,72 @@
+"""Tests beside the protocol: turned cameras, and cameras that are not what one is told."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import main_gcn
+from common.errors import UserError
+from common.other_cameras import panned, with_focal_scale, with_other_cameras
+from common.skeleton import H36M_16
+from data.cameras import h36m_cameras
+from data.datasets import HDM05
+from data.pose_dataset import load_pose_datasets
+from tests.conftest import ROOT, SLICE
+
+
+def load(info=HDM05, keypoints="gt"):
+    sets = load_pose_datasets(info, ROOT / "dataset", [("mm",)], H36M_16, keypoints, downsample=30)
+    return sets[0]
+
+
+def test_panned_is_what_turned_cameras_record():
+    angle = math.radians(8)
+    turn = torch.tensor(
+        [[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]],
+        dtype=torch.float64,
+    )
+    turned = [replace(c, rotation=c.rotation @ turn) for c in h36m_cameras("S9")]
+    recorded = load(replace(HDM05, cameras=lambda subject: turned))
+    found = panned(load(), 8)
+    for key in ("inputs_2d", "targets_3d", "root_3d", "up"):
+        assert torch.allclose(getattr(found, key), getattr(recorded, key), atol=1e-5), key
+    # to the right, so that people move to the left
+    assert (found.inputs_2d[..., 0] < load().inputs_2d[..., 0]).all()
+
+
+def test_a_detectors_error_stays_beside_the_joint():
+    exact, noisy = load(), load(keypoints="noisy")
+    error = panned(noisy, 5).inputs_2d - panned(exact, 5).inputs_2d
+    assert torch.allclose(error, noisy.inputs_2d - exact.inputs_2d, atol=1e-5)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match="--pan 80"):
+        panned(load(), 80)
+    unknown = replace(load(), intrinsics=load().intrinsics * torch.nan)
+    with pytest.raises(UserError, match="leave out --pan"):
+        panned(unknown, 5)
+    with pytest.raises(UserError, match="leave it out"):
+        with_other_cameras(load(), 0.0, 1.2, {"intrinsics": None})
+
+
+def test_a_wrong_focal_length_leaves_the_image():
+    told = with_focal_scale(load(), 1.2)
+    assert torch.equal(told.inputs_2d, load().inputs_2d)
+    assert torch.allclose(told.intrinsics[..., :2], 1.2 * load().intrinsics[..., :2])
+    assert torch.equal(told.intrinsics[..., 2:], load().intrinsics[..., 2:])
+
+
+def test_the_table_says_so(call, tmp_path):
+    training = (*SLICE, "--epochs", 1, "--name", "run", "-c", tmp_path)
+    assert call(main_gcn.main, *training)[0] == 0
+    checkpoint = tmp_path / "run" / "ckpt_last.pth.tar"
+    flags = ("--evaluate", checkpoint, "--pan", -5, "--results", tmp_path / "r.json")
+    status, out, err = call(main_gcn.main, *SLICE, *flags)
+    assert (status, err) == (0, "") and "on purpose, by -5 degrees." in out
+    assert "by -5 degrees" in json.loads((tmp_path / "r.json").read_text())["pan"]
+    status, _, err = call(main_gcn.main, *SLICE, "--pan", 5)
+    assert status == 2 and "--evaluate" in err
