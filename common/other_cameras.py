@@ -29,11 +29,13 @@ def with_other_cameras(
     """
     if pan:
         dataset = panned(dataset, pan)
-        remark = f"the cameras are turned to the side on purpose, by {pan:g} degrees"
+        remark = f"the cameras are turned to the right on purpose, by {pan:g} degrees"
         header = header | {"pan": remark}
     if focal_scale != 1:
         if not (header["intrinsics"] or header.get("root_depth")):
-            raise UserError("--focal_scale: this network is not given the camera: leave it out")
+            raise UserError(
+                "--focal_scale: this network is on no rays and has no refinement, leave it out"
+            )
         dataset = with_focal_scale(dataset, focal_scale)
         remark = f"the focal length is wrong on purpose, by a factor of {focal_scale:g}"
         header = header | {"focal_scale": remark}
