@@ -53,6 +53,13 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     return distort((points[..., :2] / points[..., 2:]).clamp(-1.0, 1.0), intrinsics)
 
 
+def project_again(screen: Tensor, joints: Tensor, moved: Tensor, intrinsics: Tensor) -> Tensor:
+    """What is seen (B, J, 2) of joints (B, J, 3) that were moved, metres, camera space: projected,
+    with a detector's error in each frame (``screen`` minus projected ``joints``) added."""
+    error = screen - project(joints, intrinsics)
+    return project(moved, intrinsics) + error
+
+
 def distort(rays: Tensor, intrinsics: Tensor) -> Tensor:
     """Rays (..., J, 2) -> screen (..., J, 2)."""
     focal, centre, _, _ = split_intrinsics(intrinsics)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from common.camera import project, rotation_about
+from common.camera import project_again, rotation_about
 from common.errors import UserError
 from common.input_view import rotate
 from common.lifting import check_cameras
@@ -45,8 +45,7 @@ def with_other_cameras(
 def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
     """The poses as the cameras see them after a turn about their own vertical axes, to the right.
 
-    People move to the left of the image. A detector's error in a frame (detected minus projected
-    joints) is added to the new projection.
+    People move to the left of the image; a detector's errors stay, see ``project_again``.
 
     Raises:
         UserError: the cameras are not known, or somebody would no longer be in front of them.
@@ -55,15 +54,13 @@ def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
     axis = dataset.up.new_tensor([[0.0, 1.0, 0.0]])
     rotation = rotation_about(axis, axis.new_tensor([-math.radians(degrees)]))
     everything = PoseBatch(dataset, torch.arange(len(dataset), device=axis.device))
-    intrinsics = everything.intrinsics
     joints = dataset.targets_3d + dataset.root_3d.unsqueeze(1)
     turned = rotate(joints, rotation)
     if turned[..., 2].min() < _NEAREST:
         raise UserError(f"--pan {degrees:g} leaves people behind the camera: give fewer degrees")
-    error = dataset.inputs_2d - project(joints, intrinsics)
     return replace(
         dataset,
-        inputs_2d=project(turned, intrinsics) + error,
+        inputs_2d=project_again(dataset.inputs_2d, joints, turned, everything.intrinsics),
         targets_3d=turned - turned[:, :1],
         root_3d=turned[:, 0],
         up=rotate(dataset.up, rotation),

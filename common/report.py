@@ -14,8 +14,6 @@ _TITLES = {
     "pck_percent": "PCK %",
     "auc_percent": "AUC %",
 }
-
-
 # What a figure must not be read without, keys of its header.
 REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale")
 

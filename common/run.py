@@ -35,8 +35,8 @@ def write_json(path: Path, content: Any) -> None:
 def _make_folder(parent: Path, name: str | None) -> Path:
     """A new folder of this name, or of the time: runs that start in one second get numbers."""
     now = time.strftime("%Y-%m-%dT%H-%M-%S")
-    names = [name] if name else [now, *(f"{now}_{number}" for number in range(2, 100))]
-    for folder in [parent / name for name in names]:
+    for stem in [name] if name else [now, *(f"{now}_{number}" for number in range(2, 100))]:
+        folder = parent / stem
         try:
             folder.mkdir(parents=True)
             return folder

@@ -20,6 +20,7 @@ from common.camera import (
     flip_intrinsics,
     normalize_screen_coordinates,
     project,
+    project_again,
     world_to_camera,
 )
 from common.errors import UserError
@@ -137,10 +138,7 @@ class PoseBatch:
 
 @dataclass(frozen=True)
 class AugmentedBatch(PoseBatch):
-    """A batch of changed poses, projected again; the roots' places and the cameras stay.
-
-    A detector's error in a frame (detected minus projected joints) is added to the projection.
-    """
+    """A batch of changed poses, projected again; the roots' places and the cameras stay."""
 
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -155,11 +153,9 @@ class AugmentedBatch(PoseBatch):
 
     @cached_property
     def inputs_2d(self) -> Tensor:
-        error = self._original.inputs_2d - self._project(self._original.targets_3d)
-        return self._project(self.targets_3d) + error
-
-    def _project(self, pose: Tensor) -> Tensor:
-        return project(pose + self.root_3d.unsqueeze(1), self.intrinsics)
+        root = self.root_3d.unsqueeze(1)
+        joints, moved = self._original.targets_3d + root, self.targets_3d + root
+        return project_again(self._original.inputs_2d, joints, moved, self.intrinsics)
 
 
 def _mirror_x(points: Tensor) -> Tensor:
