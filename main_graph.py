@@ -257,10 +257,10 @@ def model_files(
 ) -> ModelFiles:
     """Where the best weights go under their published names."""
     folder = Path(args.save_dir) if args.save_dir else run.folder
-    arguments = run.description["model"]
     shown = describe_weights(lifter.network.state_dict())
-    model = arguments if shown is None or differences(shown, arguments) else None
-    files = ModelFiles(folder, out_type(args, lifter), trainer.networks, model)
+    unclear = shown is None or differences(shown, run.description["model"])
+    description = run.description if unclear else None
+    files = ModelFiles(folder, out_type(args, lifter), trainer.networks, description)
     if run.best:
         files.remember(run.best["epoch"], run.best["mpjpe_mm"])
     return files

@@ -4,7 +4,7 @@
     model_post_refine_<epoch>_eva_<type>_<error x 100>.pth    the refinement, if there is one
 
 ``type`` is xyz (the network's own pose) or post (refined), the error its MPJPE in mm. Each file is
-a bare state dict; that of a network with another input than the published one says which, too.
+a bare state dict; where weights do not say which network they are of, the run's flags are beside.
 """
 
 import re
@@ -32,14 +32,15 @@ class ModelFiles:
         folder: Path,
         kind: str,
         networks: dict[str, nn.Module],
-        model: dict[str, Any] | None = None,
+        description: dict[str, Any] | None = None,
     ) -> None:
         """
         Args:
             networks: by the key of their weights in a checkpoint.
-            model: the network's arguments where its weights alone do not say what it is given.
+            description: of the run, where weights alone do not say what the network is given.
         """
-        self.folder, self.kind, self.networks, self.model = folder, kind, networks, model
+        self.folder, self.kind, self.networks = folder, kind, networks
+        self.description = description
         self._written: list[Path] = []
 
     def paths(self, epoch: int, error: float) -> dict[str, Path]:
@@ -55,8 +56,8 @@ class ModelFiles:
         paths = self.paths(epoch, error)
         for key, path in paths.items():
             content = self.networks[key].state_dict()
-            if key == "state_dict" and self.model:
-                content = {"state_dict": content, "model": self.model}
+            if key == "state_dict" and self.description:
+                content = {"state_dict": content, **self.description}
             with atomic_write(path) as partial:
                 torch.save(content, partial)
         for old in self._written:

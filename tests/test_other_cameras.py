@@ -37,6 +37,12 @@ def test_panned_is_what_turned_cameras_record():
     assert (found.inputs_2d[..., 0] < load().inputs_2d[..., 0]).all()
 
 
+def test_people_outside_the_image_are_counted():
+    dataset, header = with_other_cameras(load(), 25.0, 1.0, {})
+    outside = (dataset.inputs_2d[..., 0] < -1).double().mean()
+    assert 0 < outside < 1 and f"leaves {100 * outside:.1f}% of" in header["pan"]
+
+
 def test_a_detectors_error_stays_beside_the_joint():
     exact, noisy = load(), load(keypoints="noisy")
     error = panned(noisy, 5).inputs_2d - panned(exact, 5).inputs_2d

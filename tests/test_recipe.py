@@ -164,11 +164,16 @@ def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path
         "--nepoch", 1, "--save_model", 1, "--save_dir", tmp_path / "ckpt", "--post_refine",
     )  # fmt: skip
     assert (status, err) == (0, "")
-    status, _, err = call(main_graph.main, *flags, "--eva", tmp_path / "ckpt")
+    status, out, err = call(main_graph.main, *flags, "--eva", tmp_path / "ckpt")
+    assert (status, err) == (0, "") and "post" in out and "intrinsics" in out
+    last = next((tmp_path / "runs").glob("*/ckpt_last.pth.tar"))
+    of_run = call(main_graph.main, *flags, "--eva", last)[1]
+    figures = [line for line in out.splitlines() if line.startswith("Mean of actions")]
+    assert len(figures) == 1 and figures[0] in of_run
+    status, _, err = call(
+        main_graph.main, *flags, "--eva", tmp_path / "ckpt", "--no-camera_rays", "--no-root_view"
+    )
     assert status == 2 and "--camera_rays --root_view" in err
-    view = ("--camera_rays", "--root_view")
-    status, out, err = call(main_graph.main, *flags, "--eva", tmp_path / "ckpt", *view)
-    assert (status, err) == (0, "") and "post" in out
 
 
 def test_with_all_parts_off_the_published_loop_gives_the_same_weights(h36m_folder):
