@@ -67,7 +67,9 @@ _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list
 _OWN_FLAGS = (*opt.CALL_FLAGS, "seed", "save_dir")
 _METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
 # Common flags that --dataset replaces: the data, and how long to train on them.
-_OF_DATASET = ("dataset", "keypoints", "actions", "downsample", "epochs", "batch_size")
+_OF_DATASET = (
+    "dataset", "keypoints", "actions", "downsample", "epochs", "batch_size", "schedule", "warmup"
+)  # fmt: skip
 _PATIENCE = 20.0  # seconds a run has to end after it was asked to
 
 
