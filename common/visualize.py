@@ -1,6 +1,6 @@
 """Pictures of a run, drawn without a screen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,28 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
     error_axes.legend()
     for axes in (loss_axes, error_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_comparison(path: Path, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Each row's errors in mm, a dot a run and a bar at the mean.
+
+    Args:
+        rows: by name, the runs' values of each metric; a row without runs stays empty.
+    """
+    metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
+    figure = Figure(figsize=(10, 1 + 0.3 * len(rows)), layout="constrained")
+    for axes, metric in zip(
+        figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True
+    ):
+        for place, values in enumerate(rows.values()):
+            runs = values[metric]
+            axes.plot(runs, [place] * len(runs), "o", color="tab:blue", alpha=0.5, markersize=4)
+            if runs:
+                axes.plot(sum(runs) / len(runs), place, "|", color="black", markersize=14)
+        axes.set(title=f"{metric} (mm)", yticks=range(len(rows)), yticklabels=list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
         axes.grid(alpha=0.3)
     _save(figure, path)
 

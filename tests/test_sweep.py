@@ -51,6 +51,7 @@ error = 40 + int(flag("--hid_dim", "128")) / 64 + int(flag("--seed")) ** 2
 last = {"epoch": int(flag("--epochs", "50")), "mpjpe_mm": error, "p_mpjpe_mm": error / 2}
 best = {**last, "mpjpe_mm": 1.0, "p_mpjpe_mm": 1.0}
 results = {"root_depth": "with true depth", "results": {"last": last, "best": best}}
+results |= {"parameters": 287_923, "multiply_adds_a_pose": 9}
 (folder / "results.json").write_text(json.dumps(results))
 """
 
@@ -100,8 +101,9 @@ def test_rows_times_seeds_in_one_table_of_the_last_epoch(run, out, monkeypatch):
         assert float(row["p_mpjpe_mm"]) == pytest.approx(sum(errors) / 6)
         assert all((out / run / RESULTS).is_file() for run in row["runs"].split())
     text = (out / "table.md").read_text()
-    assert f"| base | 3 | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
+    assert f"| base | 3 | 0.29M | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
     assert text in printed and "with true depth." in text and "no choice on test" in text
+    assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
     cores = len(os.sched_getaffinity(0))
     assert all(line.endswith(f" {max(1, cores // 2)}") for line in calls(out))
 
@@ -196,7 +198,7 @@ def test_failures_are_reported_and_do_not_stop_the_others(run, out):
     assert "dead, seed 0: FAILED: ended by SIGKILL" in printed
     assert "bad, seed 0; dead, seed 0; cut, seed 0" in err and "tries them again" in err
     assert table(out)["good"]["n"] == "1" and table(out)["bad"]["n"] == "0"
-    assert "| bad | 0 of 1 | - | - |" in (out / "table.md").read_text()
+    assert "| bad | 0 of 1 | - | - | - |" in (out / "table.md").read_text()
     calls(out)
     # The one that got past an epoch is resumed, the others start over, the good one rests.
     status, printed, err = run(spec)

@@ -21,6 +21,7 @@ true is --flag, false is --no-flag, null takes a common flag out of a row.
 A run lies in DIR/<hash of script, settings and seed>, what it said in DIR/logs. The same command
 again skips what is finished and resumes what was cut off. DIR/table.csv and DIR/table.md give mean,
 sample standard deviation and number of runs of the last epoch: no choice on the test subjects.
+DIR/table.png shows every run.
 """
 
 import argparse
@@ -54,6 +55,7 @@ from common.errors import UserError, run_script
 from common.files import atomic_write
 from common.report import REMARKS
 from common.run import LAST, RESULTS
+from common.visualize import save_comparison
 from data.datasets import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -323,17 +325,18 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
-    """Write table.csv and table.md of what is finished; gives the latter's text."""
-    table, remarks = [], set()
-    for name, jobs in rows.items():
-        found = [results for job in jobs if (results := read_results(out, job))]
-        remarks |= {f"{name}: {remark}" for results in found for remark in _remarks(results)}
-        row: dict[str, Any] = {"row": name, "n": len(found), "planned": len(jobs)}
-        for metric in _METRICS:
-            values = [results["results"]["last"][metric] for results in found]
-            row[metric] = statistics.mean(values) if values else None
-            row[f"{metric}_spread"] = statistics.stdev(values) if len(values) > 1 else None
-        table.append(row | {"runs": " ".join(job.id for job in jobs)})
+    """Write table.csv, table.md and table.png of what is finished; gives the second one's text."""
+    finished = {
+        name: [results for job in jobs if (results := read_results(out, job))]
+        for name, jobs in rows.items()
+    }
+    table = [_row(name, jobs, finished[name]) for name, jobs in rows.items()]
+    remarks = {
+        f"{name}: {remark}"
+        for name, found in finished.items()
+        for results in found
+        for remark in _remarks(results)
+    }
     with (
         atomic_write(out / "table.csv") as partial,
         partial.open("w", newline="", encoding="utf-8") as stream,
@@ -344,7 +347,30 @@ def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
     text = _markdown(table, spec, sorted(remarks))
     with atomic_write(out / "table.md") as partial:
         partial.write_text(text, encoding="utf-8")
+    save_comparison(
+        out / "table.png",
+        {
+            name: {title: _last(found, metric) for metric, title in _METRICS.items()}
+            for name, found in finished.items()
+        },
+    )
     return text
+
+
+def _row(name: str, jobs: Sequence[Job], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A line of the table: a row's finished runs."""
+    row: dict[str, Any] = {"row": name, "n": len(found), "planned": len(jobs)}
+    for key in ("parameters", "multiply_adds_a_pose"):
+        row[key] = found[0].get(key) if found else None
+    for metric in _METRICS:
+        values = _last(found, metric)
+        row[metric] = statistics.mean(values) if values else None
+        row[f"{metric}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+    return row | {"runs": " ".join(job.id for job in jobs)}
+
+
+def _last(found: Iterable[dict[str, Any]], metric: str) -> list[float]:
+    return [results["results"]["last"][metric] for results in found]
 
 
 def _remarks(results: dict[str, Any]) -> Iterator[str]:
@@ -358,12 +384,13 @@ def _remarks(results: dict[str, Any]) -> Iterator[str]:
 
 def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[str]) -> str:
     lines = [
-        "| row | n | " + " | ".join(f"{name}, mm" for name in _METRICS.values()) + " |",
-        "|---|---|" + "---|" * len(_METRICS),
+        "| row | n | parameters | " + " | ".join(f"{m}, mm" for m in _METRICS.values()) + " |",
+        "|---|---|---|" + "---|" * len(_METRICS),
     ]
     for row in table:
         n = str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}"
-        cells = [row["row"].replace("|", "\\|"), n]
+        size = f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-"
+        cells = [row["row"].replace("|", "\\|"), n, size]
         for metric in _METRICS:
             mean, spread = row[metric], row[f"{metric}_spread"]
             shown = "-" if mean is None else f"{mean:.2f}"
