@@ -26,17 +26,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import load_weights
 from common.engine import select_device
 from common.errors import UserError, run_script
 from common.files import atomic_write, refuse_existing
 from common.input_view import InputView
-from common.lifting import Lifter
+from common.lifting import Lifter, load_lifter
 from common.parser import Parser
-from common.published import load_model_file
-from common.skeleton import SKELETONS, Skeleton
-from common.visualize import save_predictions
-from models.build import build_model
+from common.skeleton import Skeleton
+from common.visualize import check_picture_name, save_predictions
 
 _BATCH = 4096
 _PICTURED = 4
@@ -103,34 +100,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.width, args.height) < 1:
         raise UserError("--width and --height: whole numbers from 1")
-    if args.picture and Path(args.picture).suffix not in (".png", ".pdf", ".svg", ".jpg"):
-        raise UserError(f"--picture {args.picture}: a name that ends in .png, .pdf, .svg or .jpg")
+    if args.picture:
+        check_picture_name("--picture", args.picture)
     return args
-
-
-def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
-    """The network of a checkpoint, with the input that it was trained on, ready to predict.
-
-    Args:
-        flip_test: None takes what the checkpoint's run was tested with.
-
-    Raises:
-        UserError: no readable checkpoint, or its weights do not fit what it says of itself.
-    """
-    checkpoint = load_model_file(path)
-    arguments = checkpoint["model"]
-    if flip_test is None:
-        flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
-    try:
-        network, skeleton = build_model(arguments), SKELETONS[arguments["joints"]]
-    except (KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
-        raise UserError(
-            f"{path} holds a network that this program cannot build ({error!r}): it is damaged, "
-            "or of a model that is not in models/build.py"
-        ) from error
-    load_weights(path, network, checkpoint["state_dict"])
-    view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
-    return Lifter(network.eval(), view, skeleton, flip_test)
 
 
 def _intrinsics(args: argparse.Namespace, view: InputView) -> Tensor | None:

@@ -1,15 +1,19 @@
 """From 2D joints to a pose in camera space: a network, what it sees, and its mirrored twin."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from common.averaging import WeightAverage
 from common.camera import flip_intrinsics
+from common.checkpoint import load_weights
 from common.errors import UserError
 from common.input_view import InputView, rotate
-from common.skeleton import Skeleton
+from common.published import load_model_file
+from common.skeleton import SKELETONS, Skeleton
 from data.pose_dataset import PoseBatch, PoseDataset
+from models.build import build_model
 
 
 def check_cameras(dataset: PoseDataset, remedy: str) -> None:
@@ -90,3 +94,28 @@ class Lifter:
         """A pose in the view's space, and the rotation from camera space to it."""
         inputs, rotation = self.view.apply(screen, intrinsics)
         return self.network(inputs), rotation
+
+
+def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
+    """The network of a checkpoint, with the input that it was trained on, ready to predict.
+
+    Args:
+        flip_test: None takes what the checkpoint's run was tested with.
+
+    Raises:
+        UserError: no readable checkpoint, or its weights do not fit what it says of itself.
+    """
+    checkpoint = load_model_file(path)
+    arguments = checkpoint["model"]
+    if flip_test is None:
+        flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
+    try:
+        network, skeleton = build_model(arguments), SKELETONS[arguments["joints"]]
+    except (KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds a network that this program cannot build ({error!r}): it is damaged, "
+            "or of a model that is not in models/build.py"
+        ) from error
+    load_weights(path, network, checkpoint["state_dict"])
+    view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
+    return Lifter(network.eval(), view, skeleton, flip_test)

@@ -1,5 +1,6 @@
 """Pictures of a run, drawn without a screen."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from common.errors import UserError
 from common.files import atomic_write
 from common.skeleton import Skeleton
 
 _RIGHT, _LEFT, _MIDDLE = "tab:red", "tab:blue", "0.3"
+_FORMATS = (".png", ".pdf", ".svg", ".jpg")
+
+
+def check_picture_name(flag: str, path: str | Path) -> None:
+    """
+    Raises:
+        UserError: the name does not end as that of a picture.
+    """
+    if Path(path).suffix not in _FORMATS:
+        raise UserError(f"{flag} {path}: a name that ends in {', '.join(_FORMATS)}")
 
 
 def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) -> None:
@@ -52,6 +64,27 @@ def save_comparison(path: Path, rows: Mapping[str, Mapping[str, Sequence[float]]
         axes.set(title=f"{metric} (mm)", yticks=range(len(rows)), yticklabels=list(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
         axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleton) -> None:
+    """Adjacencies (J, J) by their titles, on one scale of colours; dots are bones."""
+    columns = min(5, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(1 + 2.8 * columns, 3.1 * rows), layout="constrained")
+    reach = max(panel.abs().max().item() for panel in panels.values())
+    grid = figure.subplots(rows, columns, squeeze=False)
+    places = range(skeleton.num_joints)
+    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
+        image = axes.imshow(panel.tolist(), cmap="RdBu_r", vmin=-reach, vmax=reach)
+        bones = [edge for bone in skeleton.bones() for edge in (bone, bone[::-1])]
+        axes.plot(*zip(*bones, strict=True), ".", color="0.2", markersize=2)
+        axes.set_title(title, fontsize=8)
+        axes.set_xticks(places, skeleton.names, rotation=90, fontsize=5)
+        axes.set_yticks(places, skeleton.names, fontsize=5)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    figure.colorbar(image, ax=grid, shrink=0.6, aspect=40)
     _save(figure, path)
 
 

@@ -113,7 +113,7 @@ class GraphConvVariant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
-        S = self._adjacencies()
+        S = self.adjacencies()
         if self.decouple_self:
             diagonal = S[0].diagonal().unsqueeze(1)
             out = diagonal * self._sent(x, weight=0, hop=0)
@@ -124,7 +124,7 @@ class GraphConvVariant(nn.Module):
             out = out + aggregate(neighbours, self._sent(x, hop + self.decouple_self, hop))
         return out + self.bias
 
-    def _adjacencies(self) -> Tensor:
+    def adjacencies(self) -> Tensor:
         """S (K, J, J)."""
         Q = self.adjacency_offset()
         if Q is None:

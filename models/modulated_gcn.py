@@ -139,6 +139,11 @@ class ModulatedGraphConv(nn.Module):
         out = own + (neighbours @ sent.flatten(1)).view_as(own)
         return (out + self.bias).flatten(0, 1)
 
+    def adjacencies(self) -> Tensor:
+        """A (1, J, J), as that of one hop of ``GraphConvVariant``."""
+        diagonal, neighbours = _adjacency(self.adj, self.adj2)
+        return (neighbours + torch.diag_embed(diagonal.squeeze(1))).unsqueeze(0)
+
     def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale o forward(x) + shift without gradients, scale and shift (out_dim,).
 
@@ -377,6 +382,13 @@ class ModulatedGCN(GraphNetwork):
             elif isinstance(layer, GraphConvVariant) and layer.adj_modulation != "none":
                 offsets.append(layer.adjacency_offset())
         return offsets
+
+    def adjacencies(self) -> dict[str, Tensor]:
+        """What each layer aggregates with, the adjacency and what was learned of it, (K, J, J), by
+        the layer's name: row i, column j is what joint i takes from joint j over hop k."""
+        kinds = (ModulatedGraphConv, GraphConvVariant)
+        layers = self.named_modules()
+        return {name: layer.adjacencies() for name, layer in layers if isinstance(layer, kinds)}
 
     @staticmethod
     def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
