@@ -296,8 +296,11 @@ def model_arguments(
     changed = departures(settings(args), parse).keys() & _MODEL_FLAGS
     if unknown := sorted(changed - taken.keys()):
         raise UserError(f"--{unknown[0]} is no choice of --model {args.model}: leave it out")
-    if "rank" in changed and args.adj_modulation != "lowrank":
-        raise UserError("--rank is of --adj_modulation lowrank: give both or none")
+    if not args.evaluate:  # else a checkpoint's own flags are among them, and are compared with it
+        if "rank" in changed and args.adj_modulation != "lowrank":
+            raise UserError("--rank is of --adj_modulation lowrank: give both or none")
+        if "modulation_init" in changed and not args.weight_modulation:
+            raise UserError("--modulation_init is of --weight_modulation: leave one of them out")
     if args.adj_l1 and (args.adj_modulation == "none" or "adj_modulation" not in taken):
         raise UserError("--adj_l1 needs a learned adjacency: --model mgcn, --adj_modulation add")
     if given["non_local"] == "grouped" and args.joints != 16:

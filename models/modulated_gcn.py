@@ -385,10 +385,15 @@ class ModulatedGCN(GraphNetwork):
 
     def adjacencies(self) -> dict[str, Tensor]:
         """What each layer aggregates with, the adjacency and what was learned of it, (K, J, J), by
-        the layer's name: row i, column j is what joint i takes from joint j over hop k."""
+        the layer's name: row i, column j is what joint i takes from joint j over hop k. A joint
+        takes from itself over the first hop only."""
         kinds = (ModulatedGraphConv, GraphConvVariant)
-        layers = self.named_modules()
-        return {name: layer.adjacencies() for name, layer in layers if isinstance(layer, kinds)}
+        layers = {name: layer for name, layer in self.named_modules() if isinstance(layer, kinds)}
+        found = {name: layer.adjacencies() for name, layer in layers.items()}
+        return {
+            name: torch.cat([S[:1], S[1:] - torch.diag_embed(S[1:].diagonal(dim1=1, dim2=2))])
+            for name, S in found.items()
+        }
 
     @staticmethod
     def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:

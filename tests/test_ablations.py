@@ -128,6 +128,8 @@ def test_choices_that_mean_nothing_are_refused(call, tmp_path):
     assert "--hops is no choice of --model semgcn" in refused("--model", "semgcn", "--hops", 2)
     assert "--non_local is no choice" in refused("--model", "martinez", "--non_local")
     assert "--adj_modulation lowrank" in refused("--rank", 2)
+    xavier = ("--modulation_init", "xavier")
+    assert "leave one of them out" in refused("--no-weight_modulation", *xavier)
     assert "learned adjacency" in refused("--adj_l1", 1, "--adj_modulation", "none")
     assert "learned adjacency" in refused("--adj_l1", 1, "--model", "gcn")
     assert "--max_weight_norm" in refused("--max_weight_norm", 1)

@@ -33,7 +33,7 @@ def shown(call, tmp_path):
 
     def run(path) -> dict[str, str]:
         status, out, err = call(plot_adjacency.main, path, "--force")
-        picture = tmp_path / "c.pth_adjacency.png"
+        picture = tmp_path / "c_adjacency.png"
         assert (status, err) == (0, "") and picture.read_bytes().startswith(b"\x89PNG")
         _, *lines, written = out.splitlines()
         assert written == str(picture)
@@ -56,6 +56,9 @@ def test_every_hop_has_a_panel(checkpoint, shown):
     shares = shown(checkpoint(hops=2, adj_symmetric=False))
     assert len(shares) == 8 and shares["gconv_output, hop 1"] == "0%"
     assert shares["gconv_output, hop 2"] == "100%"
+    model = build_model({"joints": 16, "hid_dim": 8, "hops": 2, "adj_modulation": "full"})
+    first, second = model.adjacencies()["gconv_output"]
+    assert first.diagonal().all() and not second.diagonal().any() and (second != 0).sum() == 240
 
 
 def test_nothing_but_a_diagonal_has_no_share():

@@ -82,7 +82,7 @@ def calls(out: Path) -> list[str]:
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:
-    with (out / "table.csv").open(newline="", encoding="utf-8") as stream:
+    with (out / "spec.csv").open(newline="", encoding="utf-8") as stream:
         return {row["row"]: row for row in csv.DictReader(stream)}
 
 
@@ -100,10 +100,10 @@ def test_rows_times_seeds_in_one_table_of_the_last_epoch(run, out, monkeypatch):
         assert float(row["mpjpe_mm_spread"]) == pytest.approx(spread)
         assert float(row["p_mpjpe_mm"]) == pytest.approx(sum(errors) / 6)
         assert all((out / run / RESULTS).is_file() for run in row["runs"].split())
-    text = (out / "table.md").read_text()
-    assert f"| base | 3 | 0.29M | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
+    text = (out / "spec.md").read_text()
+    assert f"| base | 3 | 287,923 | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
     assert text in printed and "with true depth." in text and "no choice on test" in text
-    assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "spec.png").read_bytes().startswith(b"\x89PNG")
     cores = len(os.sched_getaffinity(0))
     assert all(line.endswith(f" {max(1, cores // 2)}") for line in calls(out))
 
@@ -112,10 +112,10 @@ def test_what_is_finished_is_not_run_again_however_it_is_written(run, out):
     rows = {"base": {}, "wide": {"hid_dim": 256}}
     assert run({"rows": rows, "seeds": [0, 1]})[0] == 0
     assert len(calls(out)) == 4
-    before = (out / "table.md").read_text()
+    before = (out / "spec.md").read_text()
     status, printed, _ = run({"rows": rows, "seeds": [0, 1]})
     assert status == 0 and "finished before: 4" in printed and calls(out) == []
-    assert (out / "table.md").read_text() == before
+    assert (out / "spec.md").read_text() == before
     # other names, an alias, a default spelled out, a seed more: only the last is new
     rows = {"a": {"learning_rate": 0.001}, "b": {"hid_dim": 256}, "c": {"lr": 1e-3}}
     assert run({"rows": rows, "seeds": [0, 1, 2]})[0] == 0
@@ -167,7 +167,7 @@ def test_the_experiments_are_valid_on_both_data_sets(path):
     for rows in (sweep.plan(path, s, s["seeds"]) for s in (spec, whole)):
         jobs = [job for row in rows.values() for job in row]
         assert len(spec["seeds"]) == 3 and len({job.id for job in jobs}) == 3 * len(rows)
-    parse, fixed = sweep._SCRIPTS[spec["script"]]
+    parse, fixed, _ = sweep._SCRIPTS[spec["script"]]
     for job in jobs:  # those on Human3.6M
         args = parse([*fixed, *job.arguments])
         assert args.dataset == "h36m" and args.downsample == 1 and args.actions is None
@@ -198,7 +198,7 @@ def test_failures_are_reported_and_do_not_stop_the_others(run, out):
     assert "dead, seed 0: FAILED: ended by SIGKILL" in printed
     assert "bad, seed 0; dead, seed 0; cut, seed 0" in err and "tries them again" in err
     assert table(out)["good"]["n"] == "1" and table(out)["bad"]["n"] == "0"
-    assert "| bad | 0 of 1 | - | - | - |" in (out / "table.md").read_text()
+    assert "| bad | 0 of 1 | - | - | - |" in (out / "spec.md").read_text()
     calls(out)
     # The one that got past an epoch is resumed, the others start over, the good one rests.
     status, printed, err = run(spec)
@@ -245,7 +245,7 @@ def refused(run, out):
     def refused(spec, *flags) -> str:
         status, _, err = run(spec, *flags)
         assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
-        assert calls(out) == [] and not (out / "table.csv").exists()
+        assert calls(out) == [] and not (out / "spec.csv").exists()
         return err
 
     return refused
@@ -263,7 +263,9 @@ def test_nothing_starts_with_a_wrong_spec(refused):
     assert "save_dir" in refused({"script": "main_graph.py", "rows": {"bad": {"save_dir": "x"}}})
     assert "main_gcn.py, main_graph.py" in refused({"script": "rm", "rows": good})
     assert "either" in refused({"rows": good, "grid": {"lr": [1]}}) and "either" in refused({})
-    assert "nothing to run" in refused({"rows": {}})
+    assert "nothing to run" in refused({"rows": {}}) and "nothing" in refused({"grid": {}})
+    assert "no choice of --model gcn" in refused({"rows": {"bad": {"model": "gcn", "hops": 2}}})
+    assert "--rank" in refused({"rows": {"bad": {"rank": 8}}})
     assert "lists of values" in refused({"grid": {"lr": 1}})
     assert "seeds" in refused({"rows": good, "seeds": ["a"]})
     assert "'row'" in refused({"row": good})

@@ -6,7 +6,7 @@
 
 A panel a layer: row i, column j is what joint i takes from joint j, the skeleton's adjacency with
 its learned modulation; dots are bones. The share of joints that no bone connects is of the sum of
-magnitudes, without the diagonal.
+magnitudes, without the diagonal; where all are equal, 16 joints have 88%.
 """
 
 import argparse
@@ -34,17 +34,18 @@ def share_beside_bones(adjacency: Tensor, skeleton: Skeleton) -> float:
     sizes = adjacency.abs().fill_diagonal_(0.0)
     joints, parents = torch.tensor(skeleton.bones()).T
     bones = sizes[joints, parents].sum() + sizes[parents, joints].sum()
-    return float(1 - bones / sizes.sum()) if sizes.any() else 0.0
+    return max(0.0, float(1 - bones / sizes.sum())) if sizes.any() else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     source = Path(args.checkpoint)
-    out = Path(args.out) if args.out else source.with_name(f"{source.stem}_adjacency.png")
+    stem = source.name.removesuffix(".tar").removesuffix(".pth")
+    out = Path(args.out) if args.out else source.with_name(f"{stem}_adjacency.png")
     refuse_existing([out], args.force)
     lifter = load_lifter(source, flip_test=None)
     if not isinstance(lifter.network, ModulatedGCN):
-        raise UserError(f"{source} holds no Modulated GCN: other models do not learn an adjacency")
+        raise UserError(f"{source} holds no Modulated GCN: only its adjacencies are drawn")
     panels = {
         f"{layer}, hop {hop}" if len(adjacencies) > 1 else layer: adjacency
         for layer, adjacencies in lifter.network.adjacencies().items()
@@ -52,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     shares = {name: share_beside_bones(panel, lifter.skeleton) for name, panel in panels.items()}
     print("share between joints that no bone connects")
+    width = max(map(len, shares))
     for name, share in shares.items():
-        print(f"{name:<32}{share:>5.0%}")
+        print(f"{name:<{width}}  {share:>4.0%}")
     titles = {f"{name} ({shares[name]:.0%})": panel for name, panel in panels.items()}
     save_adjacencies(out, titles, lifter.skeleton)
     print(out)

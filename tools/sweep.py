@@ -19,9 +19,10 @@ keypoints, actions, downsample, epochs, batch_size) by that data set and the pub
 true is --flag, false is --no-flag, null takes a common flag out of a row.
 
 A run lies in DIR/<hash of script, settings and seed>, what it said in DIR/logs. The same command
-again skips what is finished and resumes what was cut off. DIR/table.csv and DIR/table.md give mean,
-sample standard deviation and number of runs of the last epoch: no choice on the test subjects.
-DIR/table.png shows every run.
+again skips what is finished and resumes what was cut off. Several SPECs may share a DIR, and the
+runs that they have in common. DIR/<name of SPEC>.csv and .md give mean, sample standard deviation
+and number of runs of the last epoch (no choice on the test subjects), the csv also the runs'
+folders; the png shows every run.
 """
 
 import argparse
@@ -59,10 +60,10 @@ from common.visualize import save_comparison
 from data.datasets import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
-# How each script's flags are read, and what makes it train.
+# How each script's flags are read, what makes it train, and what its --non_local stands for.
 _SCRIPTS = {
-    "main_gcn.py": (opt.parse_gcn, []),
-    "main_graph.py": (opt.parse_graph, ["--pro_train=1"]),
+    "main_gcn.py": (opt.parse_gcn, [], "grouped"),
+    "main_graph.py": (opt.parse_graph, ["--pro_train=1"], "embedded"),
 }
 _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list}
 # Flags that the sweep sets itself, or that would send all runs to one place.
@@ -115,7 +116,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     for key, value in spec.items():
         if key not in _KEYS or not isinstance(value, _KEYS[key]):
             kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in _KEYS.items())
-            raise UserError(f"{path}: {key!r} is not one of {kinds}")
+            raise UserError(f"{path}: {key!r} is none of these, or of another kind: {kinds}")
     if ("rows" in spec) == ("grid" in spec):
         raise UserError(f"{path}: give either 'rows' or 'grid'")
     spec = {"script": "main_gcn.py", "flags": {}, "seeds": [0], **spec}
@@ -157,12 +158,14 @@ def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]
     """Every choice of one value a flag, by a name that tells them."""
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise UserError(f'{path}: lists of values expected in the grid, {{"hid_dim": [64, 128]}}')
+    if not grid:
+        return {}
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return {", ".join(f"{key} {value}" for key, value in c.items()): c for c in choices}
 
 
 def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) -> list[Job]:
-    parse, fixed = _SCRIPTS[script]
+    parse, fixed, non_local = _SCRIPTS[script]
     arguments = [*fixed, *_as_arguments(flags)]
     settings, defaults = parse(arguments), parse(fixed)
     for key in _OWN_FLAGS:
@@ -170,6 +173,7 @@ def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) ->
             raise UserError(f"--{key} is not for a sweep's flags: see tools/sweep.py --help")
     if message := opt.ignored(settings):
         raise UserError(f"{message}: take it out")
+    opt.model_arguments(settings, non_local, parse)  # refuses what its network does not know
     jobs = []
     for seed in dict.fromkeys(seeds):  # a seed given twice is no second run
         seeded = (*arguments, f"--seed={seed}")
@@ -324,34 +328,34 @@ def _alone(out: Path) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def gather(rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
-    """Write table.csv, table.md and table.png of what is finished; gives the second one's text."""
+def gather(name: str, rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
+    """Write the tables and the picture of what is finished, by the spec's name; gives the text."""
     finished = {
-        name: [results for job in jobs if (results := read_results(out, job))]
-        for name, jobs in rows.items()
+        row: [results for job in jobs if (results := read_results(out, job))]
+        for row, jobs in rows.items()
     }
-    table = [_row(name, jobs, finished[name]) for name, jobs in rows.items()]
+    table = [_row(row, jobs, finished[row]) for row, jobs in rows.items()]
     remarks = {
-        f"{name}: {remark}"
-        for name, found in finished.items()
+        f"{row}: {remark}"
+        for row, found in finished.items()
         for results in found
         for remark in _remarks(results)
     }
     with (
-        atomic_write(out / "table.csv") as partial,
+        atomic_write(out / f"{name}.csv") as partial,
         partial.open("w", newline="", encoding="utf-8") as stream,
     ):
         writer = csv.DictWriter(stream, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)
     text = _markdown(table, spec, sorted(remarks))
-    with atomic_write(out / "table.md") as partial:
+    with atomic_write(out / f"{name}.md") as partial:
         partial.write_text(text, encoding="utf-8")
     save_comparison(
-        out / "table.png",
+        out / f"{name}.png",
         {
-            name: {title: _last(found, metric) for metric, title in _METRICS.items()}
-            for name, found in finished.items()
+            row: {title: _last(found, metric) for metric, title in _METRICS.items()}
+            for row, found in finished.items()
         },
     )
     return text
@@ -389,7 +393,7 @@ def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[s
     ]
     for row in table:
         n = str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}"
-        size = f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-"
+        size = f"{row['parameters']:,}" if row["parameters"] else "-"
         cells = [row["row"].replace("|", "\\|"), n, size]
         for metric in _METRICS:
             mean, spread = row[metric], row[f"{metric}_spread"]
@@ -425,7 +429,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run SPEC on this data set with the published settings, see above",
     )  # fmt: skip
     parser.add_argument(
-        "--gather-only", "--gather_only", action="store_true", help="run nothing, write the table"
+        "--gather-only", "--gather_only", action="store_true", help="run nothing, write the tables"
     )
     args = parser.parse_args(argv)
     if args.jobs is not None and args.jobs < 1:
@@ -466,7 +470,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             except KeyboardInterrupt:
                 print("the same command goes on from here", file=sys.stderr)
                 raise
-    print(gather(rows, args.out, spec), end="")
+    print(gather(args.spec.stem, rows, args.out, spec), end="")
     if failed:
         raise UserError(
             f"failed: {'; '.join(failed)} (logs: {args.out / 'logs'}); "
