@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = opt.model_arguments(args, "grouped", opt.parse_gcn)
+    arguments = opt.model_arguments(args, opt.parse_gcn)
     lifter = Lifter(
         build_model(arguments).to(device), opt.view(args), SKELETONS[args.joints], args.flip_test
     )

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = opt.model_arguments(args, "embedded", opt.parse_graph)
+    arguments = opt.model_arguments(args, opt.parse_graph)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
     *train_set, test_set = load_data(
         **opt.data_options(args), with_training=not testing, device=device

@@ -279,19 +279,22 @@ def _declared(model: str, what: str) -> dict[str, Any]:
     return getattr(model_class(model), what, {}) if model in MODELS else {}
 
 
+# Which kind of block --non_local stands for, by the script's way of reading flags.
+_NON_LOCAL = {parse_gcn: "grouped", parse_graph: "embedded"}
+
+
 def model_arguments(
-    args: argparse.Namespace, non_local: str, parse: Callable[..., argparse.Namespace]
+    args: argparse.Namespace, parse: Callable[..., argparse.Namespace]
 ) -> dict[str, Any]:
     """The network's arguments, as checkpoints carry them.
 
     Args:
-        non_local: which kind of block --non_local stands for.
-        parse: of the script's flags.
+        parse: of the script's flags, ``parse_gcn`` or ``parse_graph``.
 
     Raises:
         UserError: a flag was given that this network does not know.
     """
-    given = vars(args) | {"non_local": non_local if args.non_local else None}
+    given = vars(args) | {"non_local": _NON_LOCAL[parse] if args.non_local else None}
     taken = default_arguments(args.model)
     changed = departures(settings(args), parse).keys() & _MODEL_FLAGS
     if unknown := sorted(changed - taken.keys()):

@@ -30,9 +30,9 @@ def with_other_cameras(
     if pan:
         dataset = panned(dataset, pan)
         remark = f"the cameras are turned to the right on purpose, by {pan:g} degrees"
-        if outside := int((dataset.inputs_2d[..., 0].abs() > 1).sum()):
-            share = outside / dataset.inputs_2d[..., 0].numel()
-            remark += f", which leaves {share:.1%} of the 2D joints outside the image"
+        outside = (dataset.inputs_2d[..., 0].abs() > 1).double().mean().item()
+        if outside:
+            remark += f", which leaves {outside:.1%} of the 2D joints outside the image"
         header = header | {"pan": remark}
     if focal_scale != 1:
         if not (header["intrinsics"] or header.get("root_depth")):

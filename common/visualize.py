@@ -75,9 +75,9 @@ def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleto
     reach = max(panel.abs().max().item() for panel in panels.values())
     grid = figure.subplots(rows, columns, squeeze=False)
     places = range(skeleton.num_joints)
+    bones = [edge for bone in skeleton.bones() for edge in (bone, bone[::-1])]
     for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
         image = axes.imshow(panel.tolist(), cmap="RdBu_r", vmin=-reach, vmax=reach)
-        bones = [edge for bone in skeleton.bones() for edge in (bone, bone[::-1])]
         axes.plot(*zip(*bones, strict=True), ".", color="0.2", markersize=2)
         axes.set_title(title, fontsize=8)
         axes.set_xticks(places, skeleton.names, rotation=90, fontsize=5)

@@ -44,7 +44,7 @@ def figures(path) -> dict:
 
 def lifter_of(*flags):
     args = opt.parse_graph([*NOISY, *flags])
-    arguments = opt.model_arguments(args, "embedded", opt.parse_graph)
+    arguments = opt.model_arguments(args, opt.parse_graph)
     lifter = build_lifter(args, arguments, None, None, False, torch.device("cpu"))
     return args, lifter
 
@@ -57,7 +57,7 @@ def test_published_defaults():
     assert (args.lr_decay, args.large_decay_epoch) == (0.9, 4)
     assert args.data_augmentation and args.flip_test and args.pro_train == 0
     assert opt.parse_graph(["-k", "sh_ft_h36m"]).joints == 16
-    model = build_model(opt.model_arguments(args, "embedded", opt.parse_graph))
+    model = build_model(opt.model_arguments(args, opt.parse_graph))
     assert count_parameters(model) == 2_731_840
     assert model.gconv_input[0].gconv.M.min() < 0  # Xavier, not ones
     assert isinstance(model.gconv_layers[0].gconv1.dropout, torch.nn.Dropout)

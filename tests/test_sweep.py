@@ -167,7 +167,7 @@ def test_the_experiments_are_valid_on_both_data_sets(path):
     for rows in (sweep.plan(path, s, s["seeds"]) for s in (spec, whole)):
         jobs = [job for row in rows.values() for job in row]
         assert len(spec["seeds"]) == 3 and len({job.id for job in jobs}) == 3 * len(rows)
-    parse, fixed, _ = sweep._SCRIPTS[spec["script"]]
+    parse, fixed = sweep._SCRIPTS[spec["script"]]
     for job in jobs:  # those on Human3.6M
         args = parse([*fixed, *job.arguments])
         assert args.dataset == "h36m" and args.downsample == 1 and args.actions is None

@@ -336,7 +336,7 @@ def recipe(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
     """An epoch of ``main_gcn.py`` with these flags."""
     args = opt.parse_gcn(flags)
-    network = build_model(opt.model_arguments(args, "grouped", opt.parse_gcn))
+    network = build_model(opt.model_arguments(args, opt.parse_gcn))
     lifter = Lifter(network, opt.view(args), data.skeleton, args.flip_test)
     loader = PoseLoader(data, **opt.loader_options(args))
     trainer = main_gcn.build_trainer(lifter, args, loader.epoch_steps)

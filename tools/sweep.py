@@ -14,7 +14,8 @@ SPEC is a JSON file; ``rows`` names sets of flags, or ``grid`` lists values of f
     {"flags": {"dataset": "hdm05"}, "grid": {"hid_dim": [64, 128], "num_layers": [2, 4]}}
 
 --dataset replaces what SPEC's common flags say of the data and the length of training (dataset,
-keypoints, actions, downsample, epochs, batch_size) by that data set and the published settings.
+keypoints, actions, downsample, epochs, batch_size, schedule, warmup) by that data set and the
+published settings.
 
 true is --flag, false is --no-flag, null takes a common flag out of a row.
 
@@ -60,10 +61,10 @@ from common.visualize import save_comparison
 from data.datasets import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
-# How each script's flags are read, what makes it train, and what its --non_local stands for.
+# How each script's flags are read, and what makes it train.
 _SCRIPTS = {
-    "main_gcn.py": (opt.parse_gcn, [], "grouped"),
-    "main_graph.py": (opt.parse_graph, ["--pro_train=1"], "embedded"),
+    "main_gcn.py": (opt.parse_gcn, []),
+    "main_graph.py": (opt.parse_graph, ["--pro_train=1"]),
 }
 _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list}
 # Flags that the sweep sets itself, or that would send all runs to one place.
@@ -165,7 +166,7 @@ def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) -> list[Job]:
-    parse, fixed, non_local = _SCRIPTS[script]
+    parse, fixed = _SCRIPTS[script]
     arguments = [*fixed, *_as_arguments(flags)]
     settings, defaults = parse(arguments), parse(fixed)
     for key in _OWN_FLAGS:
@@ -173,7 +174,7 @@ def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) ->
             raise UserError(f"--{key} is not for a sweep's flags: see tools/sweep.py --help")
     if message := opt.ignored(settings):
         raise UserError(f"{message}: take it out")
-    opt.model_arguments(settings, non_local, parse)  # refuses what its network does not know
+    opt.model_arguments(settings, parse)  # refuses what its network does not know
     jobs = []
     for seed in dict.fromkeys(seeds):  # a seed given twice is no second run
         seeded = (*arguments, f"--seed={seed}")
