@@ -292,6 +292,7 @@ def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, An
         raise UserError(f"{path} has no {', '.join(lacking)}: it can be evaluated, not resumed")
     try:
         trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+        _train_what_was_trained(trainer.optimizer, checkpoint["optimizer"])
         if trainer.average:
             for key, network in trainer.trained.items():
                 network.load_state_dict(checkpoint["trained"][key])
@@ -304,3 +305,13 @@ def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, An
                 torch.cuda.set_rng_state(saved, device)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error
+
+
+def _train_what_was_trained(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Freeze and unfreeze parameters as the saved run had them: new versions of a network may leave
+    a bias untrained that an old run trained. A parameter that was trained has a state."""
+    if not saved["state"]:  # no step was taken
+        return
+    for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for parameter, key in zip(group["params"], saved_group["params"], strict=True):
+            parameter.requires_grad_(key in saved["state"])

@@ -40,10 +40,11 @@ def sparsity_loss(network: ModulatedGCN) -> Tensor:
 
 
 def symmetry_loss(pose: Tensor, skeleton: Skeleton, signed: bool = False) -> Tensor:
-    """Mean absolute difference of left and right limb lengths (B, J, 3) -> scalar, metres.
+    """Difference of left and right limb lengths (B, J, 3) -> scalar, metres.
 
-    Six pairs: hip, thigh, shank, shoulder, upper arm, forearm. ``signed`` leaves the absolute value
-    out, as the released code did: the term then falls without bound as right limbs grow.
+    The sum over six pairs of limbs (hip, thigh, shank, shoulder, upper arm, forearm) of the batch
+    mean of |left - right|. With ``signed`` it is the published form, the batch mean of
+    (left - right): that one falls without bound as right limbs grow.
     """
 
     def lengths(joints: tuple[int, ...]) -> Tensor:
@@ -51,4 +52,4 @@ def symmetry_loss(pose: Tensor, skeleton: Skeleton, signed: bool = False) -> Ten
         return (pose[:, list(joints)] - pose[:, parents]).norm(dim=-1)
 
     difference = lengths(skeleton.joints_left) - lengths(skeleton.joints_right)
-    return difference.mean() if signed else difference.abs().mean()
+    return (difference if signed else difference.abs()).mean(dim=0).sum()

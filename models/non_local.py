@@ -25,11 +25,15 @@ def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _output(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Convolution and batch normalisation; the latter starts at zero, the block at identity."""
-    norm = nn.BatchNorm2d(out_dim)
+    """Convolution and batch normalisation; the latter starts at zero, the block at identity.
+
+    Batch normalisation subtracts the mean, so the convolution's bias has no effect and no gradient.
+    """
+    conv, norm = _conv(in_dim, out_dim), nn.BatchNorm2d(out_dim)
+    conv.bias.requires_grad_(False)
     nn.init.zeros_(norm.weight)
     nn.init.zeros_(norm.bias)
-    return nn.Sequential(_conv(in_dim, out_dim), norm)
+    return nn.Sequential(conv, norm)
 
 
 def _apply_output(output: nn.Sequential, y: Tensor) -> Tensor:
@@ -50,6 +54,11 @@ class EmbeddedNonLocal(nn.Module):
         self.theta = _conv(dim, dim // 2)
         self.phi = _conv(dim, dim // 2)
         self.W = _output(dim // 2, dim)
+        # Their exact gradient is zero too. phi's bias adds the same to each logit of a row, which
+        # the softmax cancels. The rows of the affinity sum to 1, so g's bias adds a constant to y,
+        # which the batch normalisation in W subtracts. Adam would train the rounding error.
+        self.g.bias.requires_grad_(False)
+        self.phi.bias.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, C) -> (B, J, C)."""

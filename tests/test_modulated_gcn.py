@@ -145,19 +145,31 @@ def test_network_agrees_with_a_transcription(training):
     assert torch.allclose(model(x), conv(y, "gconv_output"), atol=1e-4)
 
 
-def test_biases_before_batch_normalisation_are_not_trained():
-    """They change nothing in training; Adam would blow the rounding of their gradient up, and
-    running means lag behind: the network would be tested with another bias than its own."""
-    model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1, "dropout": 0.0})
-    biases = [n for n, p in model.named_parameters() if n.endswith("gconv.bias")]
-    assert len(biases) == 3
-    assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(biases)
+@pytest.mark.parametrize(
+    ("non_local", "of_block"),
+    [(None, []), ("embedded", ["g", "phi", "W.0"]), ("grouped", ["W.0"])],
+)
+def test_biases_that_change_nothing_in_training_are_not_trained(non_local, of_block):
+    """Adam would scale the rounding of their gradient up, and running means lag behind: the
+    network would be tested with another bias than its own."""
+    model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1, "non_local": non_local})
+    randomise(model)  # a non-local block is the identity before
+    ends = ("gconv.bias", *(f"non_local.{name}.bias" for name in of_block))
+    names = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert {n for n, _ in model.named_parameters() if n.endswith(ends)} == set(names)
+    assert len(names) == 3 + (2 if non_local == "grouped" else 1) * len(of_block)
     x = torch.randn(4, 16, 2)
     before = model.train()(x)
     with torch.no_grad():
-        for name in biases:
-            model.get_parameter(name).add_(torch.randn(8))
-    assert torch.allclose(model(x), before, atol=1e-5)
+        for name in names:
+            model.get_parameter(name).add_(torch.randn_like(model.get_parameter(name)))
+    assert torch.allclose(model(x), before, atol=1e-4)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    for name in trained:
+        if name.endswith(".bias") and "non_local" in name and "W.1" not in name:
+            with torch.no_grad():
+                model.get_parameter(name).add_(1.0)
+            assert not torch.allclose(model(x), before, atol=1e-3), name
 
 
 def conv1x1(conv: nn.Conv2d, joint: torch.Tensor) -> torch.Tensor:
