@@ -16,7 +16,7 @@ from torch import Tensor
 
 import opt
 from common import distributed
-from common.acceleration import accelerate, adam
+from common.acceleration import accelerate
 from common.averaging import WeightAverage
 from common.checkpoint import check_model, load_checkpoint, load_weights
 from common.engine import Predictor, Trainer, exponential_rate, limit_weights, select_device
@@ -35,6 +35,11 @@ from common.workflow import (
 )
 from data.pose_dataset import PoseBatch, PoseLoader
 from models.build import build_model
+from training import settings
+from training.optimizer import build_optimizer, training_options
+from training.published_flags import warning_of_inert_flags
+
+_SCRIPT = "main_gcn"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,30 +47,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = args.evaluate or args.resume
     checkpoint = load_checkpoint(path) if path else None
     if args.resume:
-        args = opt.parse_gcn(argv, defaults=checkpoint.get("options", {}))
+        args = opt.parse_gcn(argv, defaults=settings.resumed_settings(_SCRIPT, checkpoint))
     elif checkpoint:
-        args = opt.parse_gcn(argv, defaults=opt.of_network(checkpoint))
-    if message := opt.ignored(args):
+        args = opt.parse_gcn(argv, defaults=settings.network_settings(_SCRIPT, checkpoint))
+    if message := warning_of_inert_flags(args, _SCRIPT):
         print(f"warning: {message}", file=sys.stderr)
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = opt.model_arguments(args, opt.parse_gcn)
+    arguments = settings.model_arguments(args, _SCRIPT)
     lifter = Lifter(
-        build_model(arguments).to(device), opt.view(args), SKELETONS[args.joints], args.flip_test
+        build_model(arguments).to(device),
+        settings.view(args),
+        SKELETONS[args.joints],
+        args.flip_test,
     )
     if checkpoint:
         check_model(path, checkpoint["model"], arguments)
         load_weights(path, lifter.network, checkpoint["state_dict"])
     *train_set, test_set = load_data(
-        **opt.data_options(args), with_training=not args.evaluate, device=device
+        **settings.data_options(args), with_training=not args.evaluate, device=device
     )
     lifter.check_data(test_set)
-    options = checkpoint.get("options") if args.evaluate else opt.settings(args)
+    options = checkpoint.get("options") if args.evaluate else settings.settings_of(args)
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
         **describe_network(arguments, lifter.network),
-        "departures": opt.departures(options, opt.parse_gcn),
+        "departures": settings.departures(options, _SCRIPT),
         "flip_test": args.flip_test,
         "intrinsics": lifter.describe_intrinsics(),
     }
@@ -75,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         test_set, header = with_other_cameras(test_set, args.pan, args.focal_scale, header)
         report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
         return
-    loader = PoseLoader(train_set[0], part=distributed.part(), **opt.loader_options(args))
+    loader = PoseLoader(train_set[0], part=distributed.part(), **settings.loader_options(args))
     trainer = build_trainer(lifter, args, loader.epoch_steps)
     accelerate(trainer.every_network(), device, args.compile, args.tf32)
-    description = opt.describe_run(args, arguments, train_set[0].subjects)
-    run = open_run(path, checkpoint, trainer, opt.run_options(args), description)
+    description = settings.describe_run(args, arguments, train_set[0].subjects)
+    run = open_run(path, checkpoint, trainer, settings.run_options(args), description)
     train(trainer, run, loader, test_set, args.epochs, header, args.results)
 
 
@@ -91,7 +99,7 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
         total = pose_loss(pose, target, args.loss, args.weight_l1)
         return total + args.adj_l1 * sparsity_loss(lifter.network) if args.adj_l1 else total
 
-    optimizer = adam(lifter.network.parameters(), args.lr, weight_decay=opt.weight_decay(args))
+    optimizer = build_optimizer(lifter.network.parameters(), args)
     if args.max_weight_norm:
         limit_weights(optimizer, lifter.network, args.max_weight_norm)
     average = WeightAverage(lifter.networks(), args.ema) if args.ema else None
@@ -103,7 +111,7 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
         loss=loss,
         optimizer=optimizer,
         average=average,
-        **opt.training_options(args, published, epoch_steps),
+        **training_options(args, published, epoch_steps),
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import opt
 from common import distributed
-from common.acceleration import accelerate, adam
+from common.acceleration import accelerate
 from common.averaging import WeightAverage
 from common.camera import lift_again, remove_distortion, solve_translation
 from common.checkpoint import check_model, differences, load_weights
@@ -45,8 +45,11 @@ from common.workflow import (
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
 from models.build import build_model, describe_weights
 from models.pose_refine import PoseRefine
+from training import settings
+from training.optimizer import build_optimizer, training_options
+from training.published_flags import warning_of_inert_flags
 
-_SYMMETRY_WEIGHT = 0.01
+_SCRIPT = "main_graph"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,27 +57,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     path, checkpoint = load_source(args)
     testing = bool(args.evaluate) or not (args.pro_train or args.resume)
     if args.resume:
-        args = opt.parse_graph(argv, defaults=checkpoint.get("options", {}))
+        args = opt.parse_graph(argv, defaults=settings.resumed_settings(_SCRIPT, checkpoint))
     elif testing and checkpoint:
-        args = opt.parse_graph(argv, defaults=opt.of_network(checkpoint))
-    if message := opt.ignored(args):
+        args = opt.parse_graph(argv, defaults=settings.network_settings(_SCRIPT, checkpoint))
+    if message := warning_of_inert_flags(args, _SCRIPT):
         print(f"warning: {message}", file=sys.stderr)
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = opt.model_arguments(args, opt.parse_graph)
+    arguments = settings.model_arguments(args, _SCRIPT)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
     *train_set, test_set = load_data(
-        **opt.data_options(args), with_training=not testing, device=device
+        **settings.data_options(args), with_training=not testing, device=device
     )
     lifter.check_data(test_set)
     if args.show_root:
         check_cameras(test_set, "leave out --show_root")
-    options = checkpoint.get("options") if testing else opt.settings(args)
+    options = checkpoint.get("options") if testing else settings.settings_of(args)
     header = {
         **describe_data(test_set, args.dataset, args.keypoints),
         **describe_network(arguments, lifter.network, lifter.post_refine),
-        "departures": opt.departures(options, opt.parse_graph),
+        "departures": settings.departures(options, _SCRIPT),
         "flip_test": args.flip_test,
         "root_depth": lifter.describe_root_depth(),
         "intrinsics": lifter.describe_intrinsics(),
@@ -83,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         accelerate(lifter.networks().values(), device, args.compile, args.tf32)
         report_weights(args, lifter, test_set, path, checkpoint, header)
         return
-    loader = PoseLoader(train_set[0], part=distributed.part(), **opt.loader_options(args))
+    loader = PoseLoader(train_set[0], part=distributed.part(), **settings.loader_options(args))
     trainer = build_trainer(lifter, args, loader.epoch_steps)
     accelerate(trainer.every_network(), device, args.compile, args.tf32)
-    description = opt.describe_run(args, arguments, train_set[0].subjects)
+    description = settings.describe_run(args, arguments, train_set[0].subjects)
     resumed = checkpoint if args.resume else None
-    run = open_run(path, resumed, trainer, opt.run_options(args), description)
+    run = open_run(path, resumed, trainer, settings.run_options(args), description)
     files = model_files(args, lifter, trainer, run) if args.save_model else None
     train(trainer, run, loader, test_set, args.epochs, header, args.results, files)
 
@@ -193,7 +196,7 @@ def build_lifter(
         raise UserError("--save_out_type post needs --post_refine")
     lifter = RefiningLifter(
         network=build_model(arguments),
-        view=opt.view(args),
+        view=settings.view(args),
         skeleton=SKELETONS[args.joints],
         flip_test=args.flip_test,
         post_refine=PoseRefine(args.joints) if refined else None,
@@ -217,21 +220,21 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
         total = pose_loss(pose, target, args.loss, args.weight_l1)
         if args.adj_l1:
             total = total + args.adj_l1 * sparsity_loss(lifter.network)
+        if args.network_symmetry:
+            total = total + symmetry(pose)
         if lifter.post_refine is not None:
             refined = lifter.refine(rotate(pose, rotation, back=True), batch)
             total = total + mpjpe(refined, batch.targets_3d).mean()
-            if args.sym_penalty:
-                symmetry = symmetry_loss(refined, lifter.skeleton, args.sym_signed)
-                total = total + _SYMMETRY_WEIGHT * symmetry
+            if args.sym_weight:
+                total = total + symmetry(refined)
         return total
 
+    def symmetry(pose: Tensor) -> Tensor:
+        return args.sym_weight * symmetry_loss(pose, lifter.skeleton, args.sym_signed)
+
     networks = lifter.networks()
-    optimizer = adam(
-        [p for network in networks.values() for p in network.parameters()],
-        args.lr,
-        amsgrad=args.optimizer == "adam",
-        weight_decay=opt.weight_decay(args),
-    )
+    parameters = [p for network in networks.values() for p in network.parameters()]
+    optimizer = build_optimizer(parameters, args, amsgrad=True)
     if args.max_weight_norm:
         limit_weights(optimizer, lifter.network, args.max_weight_norm)
     average = WeightAverage(networks, args.ema) if args.ema else None
@@ -243,7 +246,7 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
         loss=loss,
         optimizer=optimizer,
         average=average,
-        **opt.training_options(args, published, epoch_steps),
+        **training_options(args, published, epoch_steps),
     )
 
 

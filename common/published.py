@@ -112,10 +112,13 @@ def load_model_folder(
 
 
 def _existing(folder: Path) -> Path:
-    """The published commands train into DIR and then read DIR/best_model: DIR itself will do."""
+    """The published commands train into DIR and then read DIR/best_model, or by default
+    DIR/module_256: DIR itself will do."""
     if folder.is_dir():
         return folder
-    if folder.name == "best_model" and any(folder.parent.glob(f"{_PREFIXES['state_dict']}*.pth")):
+    if folder.name in ("best_model", "module_256") and any(
+        folder.parent.glob(f"{_PREFIXES['state_dict']}*.pth")
+    ):
         return folder.parent
     raise UserError(
         f"{folder} is not there: give the weights to test with --evaluate CKPT or "

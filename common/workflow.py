@@ -17,6 +17,7 @@ from common.run import RESULTS, Run, write_json
 from common.visualize import save_curves, save_poses
 from data.datasets import DATASETS
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
+from training.settings import current_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 _PICTURED = 4
@@ -147,7 +148,7 @@ def open_run(
     if left < 0 or (left == 0 and not _lacks_report(Path(path).parent, checkpoint)):
         raise UserError(f"{path} is at epoch {checkpoint['epoch']}: give --epochs a larger number")
     restore_training_state(trainer, path, checkpoint)
-    _say_changes(checkpoint.get("options", {}), description["options"])
+    _say_changes(current_settings(checkpoint.get("options", {})), description["options"])
     return Run.resume(Path(path), checkpoint, *new)
 
 

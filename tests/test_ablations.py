@@ -16,6 +16,7 @@ from common import workflow
 from common.checkpoint import load_checkpoint
 from models.build import MODELS
 from tests.conftest import ROOT
+from training import settings
 
 SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z", "8", "-l", "1",
          "-e", "1", "--device", "cpu"]  # fmt: skip
@@ -138,11 +139,11 @@ def test_choices_that_mean_nothing_are_refused(call, tmp_path):
 
 
 def test_as_published_nothing_departs():
-    for parse in (opt.parse_gcn, opt.parse_graph):
+    for script, parse in (("main_gcn", opt.parse_gcn), ("main_graph", opt.parse_graph)):
         for name in MODELS:
             args = parse(["--model", name])
-            assert opt.departures(opt.settings(args), parse) == {}, name
-    assert opt.departures(None, opt.parse_gcn) is None
+            assert settings.departures(settings.settings_of(args), script) == {}, name
+    assert settings.departures(None, "main_gcn") is None
 
 
 def test_the_worked_example_of_the_docs(tmp_path):
@@ -151,7 +152,7 @@ def test_the_worked_example_of_the_docs(tmp_path):
     file, line = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     path = re.search(r"`(models/\w+\.py)`:", page)[1]
     command = re.search(r"```bash\n(.*)\n```", page)[1].split()
-    for folder in ("common", "data", "models"):
+    for folder in ("common", "data", "models", "training"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for script in ("opt.py", "main_gcn.py"):
         shutil.copy(ROOT / script, tmp_path)

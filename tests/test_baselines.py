@@ -22,6 +22,7 @@ from models.semgcn import SemGraphConv
 from models.unshared import UnsharedGraphConv
 from tests.conftest import SLICE
 from tests.test_modulated_gcn import randomise
+from training import settings
 
 GRAPH_NETWORKS = ("mgcn", "semgcn", "gcn", "unshared")
 
@@ -253,7 +254,7 @@ def test_published_settings_come_with_the_model_and_flags_win():
     # A resumed run's own settings win over its model's.
     args = opt.parse_gcn([], defaults={"model": "semgcn", "lr": 0.5})
     assert args.model == "semgcn" and args.weight_l1 == 0.0 and args.lr == 0.5
-    assert opt.departures(opt.settings(args), opt.parse_gcn) == {"lr": 0.5}
+    assert settings.departures(settings.settings_of(args), "main_gcn") == {"lr": 0.5}
 
 
 def test_help_shows_the_published_settings_of_the_model(capsys):

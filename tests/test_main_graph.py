@@ -16,6 +16,7 @@ from models.build import build_model, count_parameters
 from models.pose_refine import PoseRefine
 from tests.conftest import SLICE
 from tests.test_pose_dataset import load as load_h36m
+from training import settings
 
 NOISY = [*SLICE, "--keypoints", "noisy"]
 
@@ -44,7 +45,7 @@ def figures(path) -> dict:
 
 def lifter_of(*flags):
     args = opt.parse_graph([*NOISY, *flags])
-    arguments = opt.model_arguments(args, opt.parse_graph)
+    arguments = settings.model_arguments(args, "main_graph")
     lifter = build_lifter(args, arguments, None, None, False, torch.device("cpu"))
     return args, lifter
 
@@ -57,7 +58,7 @@ def test_published_defaults():
     assert (args.lr_decay, args.large_decay_epoch) == (0.9, 4)
     assert args.data_augmentation and args.flip_test and args.pro_train == 0
     assert opt.parse_graph(["-k", "sh_ft_h36m"]).joints == 16
-    model = build_model(opt.model_arguments(args, opt.parse_graph))
+    model = build_model(settings.model_arguments(args, "main_graph"))
     assert count_parameters(model) == 2_731_840
     assert model.gconv_input[0].gconv.M.min() < 0  # Xavier, not ones
     assert isinstance(model.gconv_layers[0].gconv1.dropout, torch.nn.Dropout)
@@ -218,9 +219,9 @@ def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
 
 
 def test_flags_without_effect_are_named_once(call, trained):
-    status, _, err = call(main, *NOISY, "--eva", trained, "--workers", 8, "--layout", "hm36_gt")
+    status, _, err = call(main, *NOISY, "--eva", trained, "--workers", 8, "--gpu", "0,1")
     assert status == 0 and err.count("\n") == 1
-    assert "--workers" in err and "--layout" in err and "warning" in err
+    assert "--workers" in err and "--gpu" in err and "warning" in err
 
 
 @pytest.fixture

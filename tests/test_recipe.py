@@ -22,6 +22,7 @@ from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import SLICE
+from training import settings
 
 STRONG = [*SLICE, "--recipe", "strong", "--warmup", "1", "--ema", "0.9"]
 
@@ -179,10 +180,10 @@ def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path
 def test_with_all_parts_off_the_published_loop_gives_the_same_weights(h36m_folder):
     (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9", "S11"]], H36M_16)
     args = opt.parse_gcn(["-z", "8", "-l", "1", "-b", "32", "--seed", "5"])
-    arguments = opt.model_arguments(args, opt.parse_gcn)
+    arguments = settings.model_arguments(args, "main_gcn")
     torch.manual_seed(3)
-    ours = Lifter(build_model(arguments), opt.view(args), H36M_16, args.flip_test)
-    loader = PoseLoader(dataset, **opt.loader_options(args))
+    ours = Lifter(build_model(arguments), settings.view(args), H36M_16, args.flip_test)
+    loader = PoseLoader(dataset, **settings.loader_options(args))
     train_one_epoch(main_gcn.build_trainer(ours, args, loader.epoch_steps), loader, 1, 0)
 
     torch.manual_seed(3)

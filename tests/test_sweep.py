@@ -19,6 +19,7 @@ from common.run import LAST, RESULTS
 from models.build import MODELS
 from tests.conftest import ROOT
 from tools import sweep
+from training import settings
 
 # Leaves what the script leaves. --lr 9 fails, --lr 8 dies, --lr 7 is cut off after an epoch unless
 # it is resumed, --lr 6 never ends.
@@ -180,7 +181,7 @@ def test_the_table_of_systems_trains_each_as_published():
     for (job,) in rows.values():
         args = opt.parse_gcn(job.arguments)
         models.add(args.model)
-        departures = opt.departures(opt.settings(args), opt.parse_gcn)
+        departures = settings.departures(settings.settings_of(args), "main_gcn")
         assert departures.keys() <= {"non_local", "hid_dim"}, job.label
     assert models == set(MODELS)
 

@@ -53,6 +53,7 @@ from tools.textbook import (
     textbook_epoch,
     textbook_evaluate,
 )
+from training import settings
 
 _ACTIONS = 15
 _SIDES = ("textbook", "ours")
@@ -336,9 +337,9 @@ def recipe(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
     """An epoch of ``main_gcn.py`` with these flags."""
     args = opt.parse_gcn(flags)
-    network = build_model(opt.model_arguments(args, opt.parse_gcn))
-    lifter = Lifter(network, opt.view(args), data.skeleton, args.flip_test)
-    loader = PoseLoader(data, **opt.loader_options(args))
+    network = build_model(settings.model_arguments(args, "main_gcn"))
+    lifter = Lifter(network, settings.view(args), data.skeleton, args.flip_test)
+    loader = PoseLoader(data, **settings.loader_options(args))
     trainer = main_gcn.build_trainer(lifter, args, loader.epoch_steps)
     return lambda: train_one_epoch(trainer, loader, 1, 0)
 

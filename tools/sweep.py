@@ -55,10 +55,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import opt
 from common.errors import UserError, run_script
 from common.files import atomic_write
+from common.parser import Parser
 from common.report import REMARKS
 from common.run import LAST, RESULTS
 from common.visualize import save_comparison
 from data.datasets import DATASETS
+from training.published_flags import warning_of_inert_flags
+from training.published_settings import distinguishing_settings
+from training.settings import CALL_FLAGS, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # How each script's flags are read, and what makes it train.
@@ -68,7 +72,7 @@ _SCRIPTS = {
 }
 _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list}
 # Flags that the sweep sets itself, or that would send all runs to one place.
-_OWN_FLAGS = (*opt.CALL_FLAGS, "seed", "save_dir")
+_OWN_FLAGS = (*CALL_FLAGS, "seed", "save_dir")
 _METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
 # Common flags that --dataset replaces: the data, and how long to train on them.
 _OF_DATASET = (
@@ -168,27 +172,20 @@ def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]
 def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) -> list[Job]:
     parse, fixed = _SCRIPTS[script]
     arguments = [*fixed, *_as_arguments(flags)]
-    settings, defaults = parse(arguments), parse(fixed)
+    args, defaults = parse(arguments), parse(fixed)
     for key in _OWN_FLAGS:
-        if hasattr(settings, key) and getattr(settings, key) != getattr(defaults, key):
+        if hasattr(args, key) and getattr(args, key) != getattr(defaults, key):
             raise UserError(f"--{key} is not for a sweep's flags: see tools/sweep.py --help")
-    if message := opt.ignored(settings):
+    if message := warning_of_inert_flags(args, Path(script).stem):
         raise UserError(f"{message}: take it out")
-    opt.model_arguments(settings, parse)  # refuses what its network does not know
     jobs = []
     for seed in dict.fromkeys(seeds):  # a seed given twice is no second run
         seeded = (*arguments, f"--seed={seed}")
-        content = json.dumps([script, _changed(parse(seeded), defaults)], sort_keys=True)
+        told_by = distinguishing_settings(Path(script).stem, settings_of(parse(seeded)))
+        content = json.dumps([script, told_by], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        jobs.append(Job(script, seeded, settings.epochs, digest, f"{row}, seed {seed}"))
+        jobs.append(Job(script, seeded, args.epochs, digest, f"{row}, seed {seed}"))
     return jobs
-
-
-def _changed(settings: argparse.Namespace, defaults: argparse.Namespace) -> dict[str, Any]:
-    """The settings that are not the defaults: a flag that the script gains later leaves them, and
-    what was run before it, as they are."""
-    usual = opt.settings(defaults)
-    return {key: value for key, value in opt.settings(settings).items() if value != usual[key]}
 
 
 def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:
@@ -412,7 +409,7 @@ def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[s
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = opt.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", type=Path, metavar="SPEC", help="JSON file, see above")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     parser.add_argument(

@@ -1,0 +1,294 @@
+"""From flags to settings: the rules between flags, and what a run's settings depart from.
+
+A setting is the value of a flag under the name that ``opt.py``'s tables give it. Values typed on
+the command line win over those of a resumed run, these over a recipe's, these over a baseline's
+published ones, and these over the tables in ``opt.py``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import UserError
+from common.input_view import InputView
+from common.parser import Parser
+from common.skeleton import SKELETONS
+from data.augment import Augmentation
+from data.datasets import DATASETS
+from data.pose_dataset import known_actions
+from models.build import DEFAULT, MODELS, default_arguments
+from training.published_flags import inert_names
+from training.published_settings import baseline_settings, published_settings
+
+# Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
+CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale")
+# Settings that are arguments of networks.
+_OF_NETWORK = {
+    "hid_dim", "num_layers", "dropout", "non_local", "norm_layer", "modulation_init",
+    "weight_modulation", "adj_modulation", "rank", "adj_symmetric", "decouple_self", "hops",
+}  # fmt: skip
+# Settings of what a network is given of the 2D joints.
+_OF_INPUT = ("camera_rays", "root_view")
+_NON_LOCAL = {"main_gcn": "grouped", "main_graph": "embedded"}
+# The weight decay of an optimiser where none is given: the default of torch's AdamW, and that of
+# the published SGD. Adam has none.
+WEIGHT_DECAY = {"adam": 0.0, "adamw": 0.01, "sgd": 1e-4}
+# Flags that mean something only beside another one, with that one and its values.
+_BESIDE = {
+    **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", (True,))),
+    "weight_decay": ("optimizer", ("adamw", "sgd")),
+    "lr_decay": ("schedule", ("exponential", "step")),
+    "lr_gamma": ("schedule", ("exponential",)),
+    "large_decay_epoch": ("schedule", ("step",)),
+    "rank": ("adj_modulation", ("lowrank",)),
+}
+# Every published command has --weight_decay 1e-4, also with Adam, which never used it.
+_PUBLISHED_WITHOUT_EFFECT = {"weight_decay": 1e-4}
+
+
+def parse(
+    parser: Parser,
+    script: str,
+    argv: Sequence[str] | None,
+    recipes: dict[str, dict[str, Any]],
+    defaults: dict[str, Any] | None,
+) -> argparse.Namespace:
+    """Parse the flags of a script, and refuse those that do not go together.
+
+    Args:
+        parser: with the defaults of ``opt.py``.
+        script: "main_gcn" or "main_graph".
+        recipes: the settings that each value of ``--recipe`` stands for.
+        defaults: settings of a checkpoint, which replace the others; None where there is none.
+    """
+    known = {action.dest for action in parser._actions if action.dest not in CALL_FLAGS}
+    model = _typed_alone(argv, "model") or (defaults or {}).get("model", DEFAULT)
+    recipe = recipes.get(_typed_alone(argv, "recipe"), {})
+    for settings in (baseline_settings(script, model), recipe, defaults or {}):
+        parser.set_defaults(**{key: value for key, value in settings.items() if key in known})
+    args = parser.parse_args(argv)
+    _check_choices(parser, args)
+    typed = typed_flags(parser, argv)
+    _check_mode(parser, args, typed, defaults)
+    if defaults is not None or not (
+        args.evaluate or args.resume
+    ):  # else the checkpoint's are to come
+        _check_network(parser, args, typed, script)
+        _check_companions(parser, args, typed, script)
+    if script == "main_graph":
+        _check_detected(parser, args, typed)
+    known_actions(DATASETS[args.dataset], args.actions)
+    if args.weight_decay in (WEIGHT_DECAY[args.optimizer], _without_effect(args)):
+        args.weight_decay = None
+    if args.joints is None:
+        args.joints = 16 if args.keypoints.startswith("sh_") else 17
+    return args
+
+
+def _check_choices(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse a default that its flag does not take: argparse looks at typed values only."""
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.choices and value is not None and value not in action.choices:
+            known = ", ".join(map(str, action.choices))
+            parser.error(f"{action.dest} is {value!r} in opt.py or the checkpoint, not of {known}")
+
+
+def typed_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """The names of the values that the command line gives, be they the defaults or not."""
+    nothing = object()
+    untouched = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), nothing))
+    found = vars(parser.parse_args(argv, untouched))
+    return {name for name, value in found.items() if value is not nothing}
+
+
+def _typed_alone(argv: Sequence[str] | None, name: str) -> str | None:
+    """The value of one flag, before the others have their defaults: --help is to show these."""
+    parser = Parser(add_help=False)
+    parser.add_argument(f"--{name}")
+    return getattr(parser.parse_known_args(argv)[0], name)
+
+
+def _without_effect(args: argparse.Namespace) -> float | None:
+    """A weight decay that is accepted beside Adam and not used."""
+    return _PUBLISHED_WITHOUT_EFFECT["weight_decay"] if args.optimizer == "adam" else None
+
+
+def _check_mode(
+    parser: Parser, args: argparse.Namespace, typed: set[str], defaults: dict[str, Any] | None
+) -> None:
+    """Refuse flags of a training beside those of a test, and the other way round."""
+    if args.evaluate and args.resume:
+        parser.error("--evaluate and --resume exclude each other")
+    changed = defaults is not None and args.recipe != defaults.get("recipe")
+    if args.resume and "recipe" in typed and changed:
+        parser.error("--recipe is for a new run: a resumed one keeps its own flags")
+    for key in ("pan", "focal_scale"):
+        if getattr(args, key) != parser.get_default(key) and not args.evaluate:
+            parser.error(f"--{key} is for testing: give --evaluate CKPT")
+
+
+def _check_network(parser: Parser, args: argparse.Namespace, typed: set[str], script: str) -> None:
+    """Refuse flags that the network does not take."""
+    taken = default_arguments(args.model)
+    usual = published_settings(script, args.model)
+    for key in sorted(typed & _OF_NETWORK - taken.keys()):
+        if getattr(args, key) != usual[key]:
+            raise UserError(f"--{key} is no choice of --model {args.model}: leave it out")
+    if "modulation_init" in typed and not args.weight_modulation:
+        raise UserError("--modulation_init is of --weight_modulation: leave one of them out")
+    if args.adj_l1 and (args.adj_modulation == "none" or "adj_modulation" not in taken):
+        raise UserError("--adj_l1 needs a learned adjacency: --model mgcn, --adj_modulation add")
+    grouped = args.non_local and _NON_LOCAL[script] == "grouped" and "non_local" in taken
+    if grouped and args.joints != 16:
+        raise UserError("--non_local pools pairs of 16 joints: use it with --joints 16")
+
+
+def _check_companions(
+    parser: Parser, args: argparse.Namespace, typed: set[str], script: str
+) -> None:
+    """Refuse flags that would have no effect, but for those that are as published."""
+    usual = published_settings(script, args.model) | _PUBLISHED_WITHOUT_EFFECT
+    choices = {action.dest: action.choices for action in parser._actions}
+    for key in [key for key in _BESIDE if key in typed and getattr(args, key) != usual[key]]:
+        other, values = _BESIDE[key]
+        if getattr(args, other) not in values:
+            possible = [value for value in values if value in (choices[other] or values)]
+            value = "" if True in values else f" {' or '.join(possible)}"
+            parser.error(f"--{key} goes with --{other}{value}")
+
+
+def _check_detected(parser: Parser, args: argparse.Namespace, typed: set[str]) -> None:
+    """Refuse a training of detected 2D with flags of testing, or of terms that it does not have."""
+    if not args.pro_train:
+        return
+    if args.evaluate:
+        parser.error("--pro_train 1 trains and --evaluate tests: give one of them")
+    usual = published_settings("main_graph", args.model)
+    changed = {key for key in typed if key in usual and getattr(args, key) != usual[key]}
+    if "root_depth" in changed and not args.post_refine:
+        parser.error("--root_depth goes with --post_refine")
+    for key in ("sym_signed", "sym_weight"):
+        if key in changed and not (args.post_refine or args.network_symmetry):
+            parser.error(f"--{key} goes with --post_refine or --sym_penalty 1")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that make a run what it is, as plain values for its checkpoints."""
+    left_out = {*CALL_FLAGS, *inert_names()}
+    return {key: value for key, value in vars(args).items() if key not in left_out}
+
+
+def current_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint, perhaps an old one, under today's names.
+
+    Before, ``sym_penalty`` switched the symmetry term of the refined pose, a mean over the six
+    pairs of limbs where it is a sum today. And ``weight_decay`` always had a number.
+    """
+    options = dict(options)
+    if "sym_penalty" in options:
+        penalty = options.pop("sym_penalty")
+        options["network_symmetry"] = 0
+        if options.get("post_refine"):
+            options["sym_weight"] = 0.01 / 6 if penalty else 0.0
+    if options.get("optimizer") in ("adam", "adamw") and options.get("weight_decay") == 0.01:
+        options["weight_decay"] = None
+    return options
+
+
+def resumed_settings(script: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The settings with which the run of a checkpoint goes on.
+
+    What an old run did not know of is as published, whatever the defaults in ``opt.py`` are. A
+    checkpoint of others has no settings, so that those of ``opt.py`` serve.
+    """
+    options = current_settings(checkpoint.get("options", {}))
+    if not options:
+        return {}
+    return published_settings(script, options.get("model", DEFAULT)) | options
+
+
+def network_settings(script: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The settings that say which network a checkpoint holds, what it is given, and how it was
+    tested; nothing where the checkpoint does not say."""
+    kept = {"model", "joints", "flip_test", *_OF_NETWORK, *_OF_INPUT}
+    settings = resumed_settings(script, checkpoint)
+    return {key: value for key, value in settings.items() if key in kept}
+
+
+def departures(settings: dict[str, Any] | None, script: str) -> dict[str, Any] | None:
+    """Which of a run's settings differ from the published ones of its model.
+
+    Settings that a run does not have, or that its model does not take, are not compared. None gives
+    None.
+    """
+    if settings is None:
+        return None
+    model = settings.get("model", DEFAULT)
+    usual = published_settings(script, model)
+    if model in MODELS:
+        unknown = _OF_NETWORK - default_arguments(model).keys()
+        usual = {key: value for key, value in usual.items() if key not in unknown}
+    return {
+        key: value
+        for key, value in current_settings(settings).items()
+        if key in usual and value != usual[key]
+    }
+
+
+def model_arguments(args: argparse.Namespace, script: str) -> dict[str, Any]:
+    """The arguments of ``models.build.build_model``, as checkpoints carry them."""
+    given = vars(args) | {"non_local": _NON_LOCAL[script] if args.non_local else None}
+    own = {key: given[key] for key in default_arguments(args.model) if key in _OF_NETWORK}
+    seen = {"in_dim": view(args).in_dim} | {key: given[key] for key in _OF_INPUT}
+    return {"name": args.model, "joints": args.joints, "out_dim": 3} | own | seen
+
+
+def view(args: argparse.Namespace) -> InputView:
+    """What the network is given of the 2D joints."""
+    return InputView(args.camera_rays, args.root_view)
+
+
+def weight_decay(args: argparse.Namespace) -> float:
+    return WEIGHT_DECAY[args.optimizer] if args.weight_decay is None else args.weight_decay
+
+
+def data_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the data, as the arguments of ``common.workflow.load_data``."""
+    return {
+        "name": args.dataset,
+        "dataset_dir": args.dataset_dir,
+        "skeleton": SKELETONS[args.joints],
+        "keypoints": args.keypoints,
+        "actions": args.actions,
+        "downsample": args.downsample,
+    }
+
+
+def loader_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of training batches, as arguments of ``PoseLoader``."""
+    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
+    return {
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "flips": getattr(args, "data_augmentation", False),
+        "augmentation": Augmentation(*strengths) if args.augment else None,
+    }
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the run, as the argument of ``common.workflow.open_run``."""
+    return {key: getattr(args, key) for key in ("checkpoint", "name", "snapshot", "epochs")}
+
+
+def describe_run(
+    args: argparse.Namespace, arguments: dict[str, Any], subjects: Sequence[str]
+) -> dict[str, Any]:
+    """What every checkpoint of a run says of itself.
+
+    Args:
+        arguments: of the network.
+        subjects: trained on.
+    """
+    data = {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
+    return {"model": arguments, "dataset": data, "options": settings_of(args)}
