@@ -25,7 +25,10 @@ from models.norm import NORMS
 _SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
-CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale")
+CALL_FLAGS = (
+    "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
+    "check_data",
+)  # fmt: skip
 # Flags that a recipe sets together; those typed beside it win.
 RECIPES = {
     "strong": {
@@ -341,6 +344,7 @@ def data_options(args: argparse.Namespace) -> dict[str, Any]:
         "keypoints": args.keypoints,
         "actions": args.actions,
         "downsample": args.downsample,
+        "check": args.check_data,
     }
 
 
@@ -493,6 +497,9 @@ def _data_flags(group: argparse._ArgumentGroup, keypoints: str) -> None:
                        help="keep every K-th frame of a sequence, in training and test")
     group.add_argument("--dataset_dir", "--root_path", default=None, metavar="DIR",
                        help="folder of the npz files (default: dataset/ beside the scripts)")
+    group.add_argument("--check_data", action=_SWITCH, default=True,
+                       help="refuse joints that cannot be right: wrong order, sides, units, "
+                       "cameras or axes")
 
 
 def _size_flags(group: argparse._ArgumentGroup, hid_dim: int, dropout: float) -> None:
