@@ -315,6 +315,8 @@ def _data_flags(add: _Add) -> None:
         help="keep every K-th frame of a sequence, in training and test")
     add("--dataset_dir", "--root_path", metavar="DIR",
         help="folder of the npz files (default: dataset/ beside the scripts)")
+    add("--check_data", action=Switch, default=True,
+        help="refuse joints that cannot be right: wrong order, sides, units, cameras or axes")
 
 
 def _size_flags(add: _Add) -> None:

@@ -20,7 +20,7 @@ class Camera:
     Attributes:
         id: the camera's name in the files of the data set.
         width, height: resolution in pixels.
-        intrinsics: (9,) float64 in screen units, see ``common.camera``.
+        intrinsics: (9,) float64 in screen units, see ``common.camera``; NaN where not known.
         rotation: (3, 3) float64, camera to world.
         translation: (3,) float64, the camera's place in the world, metres.
     """
@@ -31,6 +31,11 @@ class Camera:
     intrinsics: Tensor
     rotation: Tensor
     translation: Tensor
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a calibration to project with; without one there is no world either."""
+        return bool(self.intrinsics.isfinite().all())
 
     @property
     def up(self) -> Tensor:

@@ -17,8 +17,10 @@ from common.safe_pickle import PLAIN_DTYPE, ForbiddenError, RestrictedUnpickler,
 from data.archive import check_zip_member
 
 
-def load_object_array(path: str | Path, key: str) -> Any:
+def load_object_array(path: str | Path, key: str, optional: bool = False) -> Any:
     """Read the array ``key`` of an npz file; a 0-d object array gives the object in it.
+
+    An ``optional`` one that is not there gives None.
 
     Only numbers, strings, dictionaries, lists, tuples and numpy arrays of them are admitted;
     nothing in the file is executed. Arrays come back read-only.
@@ -32,6 +34,8 @@ def load_object_array(path: str | Path, key: str) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             if f"{key}.npy" not in archive.namelist():
+                if optional:
+                    return None
                 found = ", ".join(sorted(n.removesuffix(".npy") for n in archive.namelist()))
                 raise UserError(f"{path} has no array {key!r} (it has: {found or 'nothing'})")
             check_zip_member(path, archive.getinfo(f"{key}.npy"))

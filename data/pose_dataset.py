@@ -24,14 +24,18 @@ from common.camera import (
     world_to_camera,
 )
 from common.errors import UserError
-from common.skeleton import Skeleton
+from common.skeleton import H36M_16, Skeleton
 from data.augment import Augmentation
 from data.cameras import Camera
+from data.check_data import find_wrong_motion, find_wrong_views
 from data.datasets import DatasetInfo, action_of
+from data.joint_order import read_order
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array
 
 Sequences = dict[str, dict[str, Any]]
+
+_SAMPLED = 4  # frames of a sequence and camera that the checks see
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,7 @@ def load_pose_datasets(
     keypoints: str = "gt",
     actions: Sequence[str] | None = None,
     downsample: int = 1,
+    check: bool = True,
 ) -> list[PoseDataset]:
     """Read a data set's npz files once and build one :class:`PoseDataset` a split.
 
@@ -240,25 +245,31 @@ def load_pose_datasets(
         splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``.
         skeleton: the joints to keep.
         keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected, and
-            "noisy" is projected with the errors of a made detector (``data.noise``).
+            "noisy" is projected with the errors of a made detector (``data.noise``). A file of
+            "gt" with too few joints is not needed either.
         actions: the actions to keep, all when None.
         downsample: keep every k-th frame of a sequence.
+        check: refuse subjects whose joints cannot be right (``data.check_data``), judged over all
+            their sequences in the files, whatever the actions.
 
     Raises:
-        UserError: a file is missing or damaged, an action or subject is unknown, or a sequence
-            has the wrong shape or values that are not finite.
+        UserError: a file is missing or damaged, an action or subject is unknown, a sequence has
+            the wrong shape or values that are not finite, 2D joints are in an unknown order, or a
+            check failed.
     """
     actions = known_actions(info, actions)
     positions = _read(info, folder / info.file_3d(), "positions_3d")
     for subject in positions.keys() - {subject for split in splits for subject in split}:
         positions[subject] = {}
     path_2d = folder / info.file_2d(keypoints)
-    detections = None
-    if keypoints not in ("gt", "noisy") or path_2d.is_file():
-        detections = _read(info, path_2d, "positions_2d")
+    detections, order = _read_2d(info, path_2d, keypoints, skeleton)
     noisy = keypoints == "noisy"
-    builder = _Builder(info, positions, detections, path_2d, noisy, skeleton, actions, downsample)
+    builder = _Builder(
+        info, positions, detections, order, path_2d, noisy, skeleton, actions, downsample
+    )
     with one_thread():
+        for subject in positions if check else ():
+            builder.check(subject)
         return [
             builder.build(tuple(subjects), later={s for split in splits[number:] for s in split})
             for number, subjects in enumerate(splits, 1)
@@ -302,16 +313,97 @@ def _read(info: DatasetInfo, path: Path, key: str) -> Sequences:
     return found
 
 
+def _read_2d(
+    info: DatasetInfo, path: Path, keypoints: str, skeleton: Skeleton
+) -> tuple[Sequences | None, tuple[int, ...] | None]:
+    """The 2D joints of a file, and where our joints lie among them where their order is not ours;
+    None where they are to be projected."""
+    if keypoints in ("gt", "noisy") and not path.is_file():
+        return None, None
+    detections = _read(info, path, "positions_2d")
+    stored = _stored_joints(detections)
+    if stored is None:
+        return detections, None
+    # Ground truth in 2D is nothing but the projection of the 3D, which has all joints.
+    too_few = stored == H36M_16.num_joints < skeleton.num_joints
+    if keypoints == "gt" and too_few and _cameras_are_known(info):
+        return None, None
+    metadata = load_object_array(path, "metadata", optional=True)
+    return detections, read_order(metadata, stored, path)
+
+
+def _stored_joints(detections: Sequences) -> int | None:
+    """Joints of the first array of 2D joints in a file; None if there is none."""
+    for sequences in detections.values():
+        for views in sequences.values():
+            try:
+                return np.shape(views[0])[1]
+            except (KeyError, IndexError, TypeError, ValueError):
+                continue  # it is named if it is needed
+    return None
+
+
+def _cameras_are_known(info: DatasetInfo) -> bool:
+    subjects = info.subjects_train + info.subjects_test
+    return all(camera.is_known for subject in subjects for camera in info.cameras(subject))
+
+
 @dataclass(frozen=True)
 class _Builder:
     info: DatasetInfo
     positions: Sequences
     detections: Sequences | None
+    order: tuple[int, ...] | None
     path_2d: Path
     noisy: bool
     skeleton: Skeleton
     actions: tuple[str, ...]
     downsample: int
+
+    def check(self, subject: str) -> None:
+        """Refuse a subject whose joints cannot be right, by a sample of all its sequences.
+
+        What cannot be read is passed over: reading names it, if it is needed.
+        """
+        names = [n for n in self.positions[subject] if (subject, n) not in self.info.excluded]
+        samples = [sample for name in names if (sample := self._sample(subject, name))]
+        if not samples:
+            return
+        cameras = self.info.cameras(subject)
+        are_known = all(camera.is_known for camera in cameras)
+        points = torch.stack([points for points, _ in samples])
+        wrong = find_wrong_motion(points.flatten(0, 1), self.skeleton, in_world=are_known)
+        path: str | Path = self.info.file_3d()
+        in_both = [row for row, (_, pixels) in enumerate(samples) if pixels is not None]
+        if not wrong and in_both and are_known:
+            pixels = torch.stack([samples[row][1] for row in in_both]).transpose(1, 2)
+            wrong = find_wrong_views(
+                pixels.flatten(0, 1), points[in_both].flatten(0, 1), cameras, self.skeleton,
+                reordered=self.order is not None,
+            )  # fmt: skip
+            path = self.path_2d
+        if wrong:
+            raise UserError(f"{path}, {subject}: {wrong}, or go on with --no-check_data")
+
+    def _sample(self, subject: str, name: str) -> tuple[Tensor, Tensor | None] | None:
+        """A few frames spread evenly over a sequence: (k, J, 3) metres, and (C, k, J, 2) pixels of
+        C cameras, None where the 2D joints are not all there."""
+        try:
+            motion = np.asarray(self.positions[subject][name])
+            frames = np.linspace(0, len(motion) - 1, _SAMPLED).astype(int)
+            points = self._points(motion[frames], 3, name)
+        except (IndexError, TypeError, ValueError, UserError):
+            return None
+        if self.detections is None:
+            return points, None
+        cameras = range(len(self.info.cameras(subject)))
+        try:
+            views = self.detections[subject][name]
+            some = np.concatenate([np.asarray(views[camera])[frames] for camera in cameras])
+            pixels = self._points(some, 2, name, self.order)
+        except (KeyError, IndexError, TypeError, ValueError, UserError):
+            return points, None
+        return points, pixels.unflatten(0, (len(cameras), _SAMPLED))
 
     def build(self, subjects: tuple[str, ...], later: set[str]) -> PoseDataset:
         """Allocate the tensors once and fill them sequence by sequence, camera by camera.
@@ -395,7 +487,7 @@ class _Builder:
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
         """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
         if self.detections is None:
-            if not camera.intrinsics.isfinite().all():  # nothing to project with
+            if not camera.is_known:  # nothing to project with
                 raise UserError(f"{self.path_2d} is not there: {self.info.advice}")
             uv = project(points, camera.intrinsics.float())
             view_name = f"{subject}/{name}/{camera.id}"
@@ -405,7 +497,7 @@ class _Builder:
             pixels = self.detections[subject][name][view]
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{where} has no 2D joints for camera {camera.id}") from None
-        pixels = self._points(pixels, 2, f"{where}, camera {camera.id}")
+        pixels = self._points(pixels, 2, f"{where}, camera {camera.id}", self.order)
         frames = len(self.positions[subject][name])
         if len(pixels) < frames:
             raise UserError(
@@ -416,15 +508,24 @@ class _Builder:
         pixels = pixels[: frames : self.downsample]
         return normalize_screen_coordinates(pixels, camera.width, camera.height)
 
-    def _points(self, array: Any, dim: int, where: str) -> Tensor:
-        """Check one array of a file and keep the skeleton's joints: (T, J, dim) float32."""
+    def _points(
+        self, array: Any, dim: int, where: str, order: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Check one array of a file and keep the skeleton's joints: (T, J, dim) float32.
+
+        Args:
+            order: where our joints lie in the file, None if it is in our order.
+        """
         array = np.asarray(array)
         if array.ndim != 3 or array.shape[2] != dim or array.dtype.kind != "f":
             raise UserError(f"{where}: (T, joints, {dim}) numbers expected, got {array.shape}")
+        if order and array.shape[1] != len(order):
+            raise UserError(f"{where}: {array.shape[1]} joints in a file of {len(order)}")
         try:
-            kept = array.take(self.skeleton.indices_in(array.shape[1]), axis=1)
+            joints = self.skeleton.indices_in(array.shape[1])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        kept = array.take([order[joint] for joint in joints] if order else joints, axis=1)
         if not np.isfinite(kept).all():
             frame = int(np.argwhere(~np.isfinite(kept))[0, 0])
             raise UserError(f"{where}: frame {frame} has values that are not numbers")

@@ -26,6 +26,7 @@ from common.parser import Parser
 from common.skeleton import H36M_16
 from data.archive import read_h5, read_members
 from data.datasets import H36M
+from data.joint_order import SH_TO_OURS
 from data.npz_io import save_object_arrays
 from data.prepare_data_h36m import (
     SUBJECTS,
@@ -35,11 +36,6 @@ from data.prepare_data_h36m import (
     stop_if_missing,
 )
 
-# The detector's order of joints.
-SH_JOINTS = (
-    "RFoot", "RKnee", "RHip", "LHip", "LKnee", "LFoot", "Hip", "Spine", "Thorax", "Head",
-    "RWrist", "RElbow", "RShoulder", "LShoulder", "LElbow", "LWrist",
-)  # fmt: skip
 # Folder in the archive, and whose 2D the output is.
 SOURCES = {
     "pt": ("StackedHourglass", "sh_pt_mpii"),
@@ -91,7 +87,7 @@ def to_pixels(poses: np.ndarray, where: str) -> np.ndarray:
     """
     if poses.ndim != 3 or poses.shape[1:] != (16, 2) or not len(poses):
         raise UserError(f"{where}: (T, 16, 2) expected, got {poses.shape}")
-    pixels = poses[:, [SH_JOINTS.index(name) for name in H36M_16.names]].astype(np.float32)
+    pixels = poses[:, SH_TO_OURS].astype(np.float32)
     if not np.isfinite(pixels).all():
         raise UserError(f"{where} has values that are not numbers: get the file again")
     return pixels

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from common.camera import image_coordinates, project, world_to_camera
 from common.errors import run_script
+from common.skeleton import H36M_17, Skeleton
+from data.cameras import h36m_cameras
 from data.datasets import H36M
 from data.npz_io import save_object_arrays
+from tools.made_bodies import made_motion
 
 ROOT = Path(__file__).resolve().parents[1]
 # A slice of the bundled data that trains in seconds.
@@ -22,23 +27,51 @@ def _fixed_seed() -> None:
     torch.manual_seed(7)
 
 
-def random_motion(rng: np.random.Generator, frames: int, stored: int = 32) -> np.ndarray:
-    """(T, stored, 3) world metres near the middle of Human3.6M's room, joints well apart."""
-    return rng.normal((0.0, 0.0, 1.0), 0.3, (frames, stored, 3)).astype(np.float32)
-
-
 def make_h36m(
     folder: Path,
     sequences: Sequence[str] = ("Sitting", "Sitting 1", "SittingDown", "SittingDown 1"),
     subjects: Sequence[str] = H36M.subjects_train + H36M.subjects_test,
     frames: int = 6,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Write a small ``data_3d_h36m.npz`` of random poses; gives back what it holds."""
+    """Write a small ``data_3d_h36m.npz`` of made people; gives back what it holds."""
     rng = np.random.default_rng(0)
-    positions = {s: {name: random_motion(rng, frames) for name in sequences} for s in subjects}
+    positions = {s: {name: made_motion(rng, frames) for name in sequences} for s in subjects}
     folder.mkdir(parents=True, exist_ok=True)
     save_object_arrays(folder / "data_3d_h36m.npz", positions_3d=positions)
     return positions
+
+
+def views_of(motion: np.ndarray, subject: str) -> list[np.ndarray]:
+    """(T, J, 3) world metres -> what each camera sees, (T, J, 2) float32 pixels."""
+    points, views = torch.from_numpy(motion).double(), []
+    for camera in h36m_cameras(subject):
+        screen = project(
+            world_to_camera(points, camera.rotation, camera.translation), camera.intrinsics
+        )
+        views.append(image_coordinates(screen, camera.width, camera.height).float().numpy())
+    return views
+
+
+def write_2d(
+    folder: Path,
+    positions: dict[str, dict[str, np.ndarray]],
+    name: str = "gt",
+    change: Callable[[dict[str, dict[str, list[np.ndarray]]]], None] | None = None,
+    skeleton: Skeleton = H36M_17,
+    **arrays: Any,
+) -> None:
+    """2D joints in pixels, projected from the poses; ``change`` edits them, and ``arrays`` go into
+    the file beside them."""
+    keypoints = {
+        subject: {
+            sequence: views_of(motion[:, list(skeleton.stored)], subject)
+            for sequence, motion in sequences.items()
+        }
+        for subject, sequences in positions.items()
+    }
+    if change:
+        change(keypoints)
+    save_object_arrays(folder / f"data_2d_h36m_{name}.npz", positions_2d=keypoints, **arrays)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Human3.6M in miniature, in every form in which people have it: random poses of a few frames."""
+"""Human3.6M in miniature, in every form in which people have it: made people, a few frames."""
 
 import io
 import tarfile
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data.datasets import H36M
+from tools.made_bodies import made_motion
 
 SUBJECTS = H36M.subjects_train + H36M.subjects_test
 OFFICIAL = {"Photo": "TakingPhoto", "WalkDog": "WalkingDog"}
@@ -28,9 +29,9 @@ def poses() -> Poses:
             plain = (number + len(action)) % 2 or (subject, action) == ("S11", "Directions")
             for trial in ("", " 1") if plain else (" 1", " 2"):
                 frames = int(random.integers(2, 6))
-                points = random.uniform((-900, -900, 0), (900, 900, 1800), (frames, 32, 3))
+                points = made_motion(random, frames) * np.float32(1000)
                 name = OFFICIAL.get(action, action) + trial
-                made[subject, name] = points.reshape(frames, 96).astype(np.float32)
+                made[subject, name] = points.reshape(frames, 96)
     return made
 
 

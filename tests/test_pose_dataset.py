@@ -4,41 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from common.camera import camera_to_world, image_coordinates, project, world_to_camera
+from common.camera import camera_to_world
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17
 from data.cameras import h36m_cameras
 from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseLoader, load_pose_datasets
-from tests.conftest import ROOT, make_h36m, random_motion
+from tests.conftest import ROOT, make_h36m, write_2d
+from tools.made_bodies import made_motion
 
 TEST = [H36M.subjects_test]
 
 
 def load(folder, skeleton=H36M_16, splits=TEST, **options):
     return load_pose_datasets(H36M, Path(folder), splits, skeleton, **options)
-
-
-def write_2d(folder, positions, name="gt", frames_more=0, change=None) -> None:
-    """2D joints in pixels, 17 of them, projected from the poses; ``change`` edits them."""
-    keypoints = {}
-    for subject, sequences in positions.items():
-        keypoints[subject] = {}
-        for sequence, motion in sequences.items():
-            views = []
-            for camera in h36m_cameras(subject):
-                points = torch.from_numpy(motion[:, list(H36M_17.stored)]).double()
-                points = world_to_camera(points, camera.rotation, camera.translation)
-                pixels = image_coordinates(
-                    project(points, camera.intrinsics), camera.width, camera.height
-                )
-                more = pixels[-1:].expand(frames_more, -1, -1)
-                views.append(torch.cat([pixels, more]).float().numpy())
-            keypoints[subject][sequence] = views
-    if change:
-        change(keypoints)
-    save_object_arrays(folder / f"data_2d_h36m_{name}.npz", positions_2d=keypoints)
 
 
 def test_every_frame_of_every_camera_is_there_once_with_its_ids(tmp_path):
@@ -98,7 +78,13 @@ def test_2d_from_a_file_equals_2d_by_projection(tmp_path, skeleton):
 def test_longer_detections_are_cut_and_shorter_ones_refused(tmp_path):
     positions = make_h36m(tmp_path)
     (projected,) = load(tmp_path)
-    write_2d(tmp_path, positions, "cpn", frames_more=3)
+
+    def lengthen(keypoints):
+        for sequences in keypoints.values():
+            for views in sequences.values():
+                views[:] = [np.concatenate([view, view[-3:]]) for view in views]
+
+    write_2d(tmp_path, positions, "cpn", lengthen)
     (read,) = load(tmp_path, keypoints="cpn")
     assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
     (some,) = load(tmp_path, keypoints="cpn", downsample=4)
@@ -143,7 +129,7 @@ def test_wrong_2d_is_named(tmp_path):
 )
 def test_wrong_motion_is_named(tmp_path, motion, message):
     rng = np.random.default_rng(0)
-    positions = {s: {"Sitting 1": random_motion(rng, 4)} for s in H36M.subjects_test}
+    positions = {s: {"Sitting 1": made_motion(rng, 4)} for s in H36M.subjects_test}
     positions["S11"]["Sitting 2"] = motion
     save_object_arrays(tmp_path / "data_3d_h36m.npz", positions_3d=positions)
     with pytest.raises(UserError, match=message) as caught:

@@ -1,4 +1,5 @@
 import sys
+from functools import cache
 
 import h36m_miniature as mini
 import numpy as np
@@ -8,8 +9,10 @@ from common.errors import UserError
 from common.skeleton import H36M_16
 from data import prepare_data_2d_h36m_sh as script
 from data.datasets import H36M
+from data.joint_order import SH_JOINTS
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import load_pose_datasets
+from tests.conftest import views_of
 
 pytest.importorskip("h5py")
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
@@ -21,14 +24,24 @@ SH_INDEX = {
 }  # fmt: skip
 
 
-def detections():
-    """{(subject, official name, camera): (T + 1, 16, 2)}: a frame more than the poses have."""
+@cache
+def all_detections():
+    """{(subject, official name, camera): (T + 1, 16, 2)}: the poses as seen with errors, and a
+    frame more than they have."""
     random = np.random.default_rng(9)
-    return {
-        (who, name, camera): random.uniform(0, 1000, (len(values) + 1, 16, 2))
-        for (who, name), values in mini.poses().items()
-        for camera in reversed(CAMERAS)
-    }
+    theirs = sorted(SH_INDEX, key=SH_INDEX.get)
+    stored = [H36M_16.stored[H36M_16.names.index(joint)] for joint in theirs]
+    made = {}
+    for (who, name), values in mini.poses().items():
+        views = views_of(values.reshape(-1, 32, 3)[:, stored] / 1000, who)
+        for camera, view in reversed(list(zip(CAMERAS, views, strict=True))):
+            seen = np.concatenate([view, view[-1:]]).astype(np.float64)
+            made[who, name, camera] = seen + random.normal(0, 5, seen.shape)
+    return made
+
+
+def detections():
+    return dict(all_detections())
 
 
 def files(folder, made, prefix=""):
@@ -111,6 +124,7 @@ def test_incomplete_or_wrong_files_stop_the_run(monkeypatch, tmp_path):
         made[first] = made[first][:, :15]
 
     def infinite(made):
+        made[first] = made[first].copy()
         made[first][0, 0, 0] = np.inf
 
     for change, message in (
@@ -138,5 +152,5 @@ def test_outputs_are_replaced_only_by_force(monkeypatch, tmp_path):
 
 
 def test_the_order_is_a_permutation():
-    assert sorted(script.SH_JOINTS) == sorted(H36M_16.names)
+    assert sorted(SH_JOINTS) == sorted(H36M_16.names)
     assert sorted(SH_INDEX.values()) == list(range(16))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import zipfile
@@ -22,6 +23,7 @@ from data.npz_io import load_object_array
 from data.pose_dataset import load_pose_datasets
 from main_gcn import main as main_gcn
 from models.build import build_model
+from tools.made_bodies import made_motion
 
 h5py = pytest.importorskip("h5py")
 
@@ -38,18 +40,21 @@ THEIR_NAME = {
     "LElbow": "left_elbow", "LWrist": "left_wrist", "RShoulder": "right_shoulder",
     "RElbow": "right_elbow", "RWrist": "right_wrist",
 }  # fmt: skip
+OUR_NAME = {theirs: ours for ours, theirs in THEIR_NAME.items()}
 
 
 def annotation(seed: int, frames: int = 9) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     valid = (random.random((frames, 1)) < 0.6).astype(np.uint8)
     valid[0] = 1
-    camera = random.normal(0, 400, (frames, 1, 17, 3)) + np.array([0, 0, 3500])
+    x, y, z = np.moveaxis(made_motion(random, frames).astype(np.float64) * 1000, -1, 0)
+    ours = [H36M_17.stored[H36M_17.names.index(OUR_NAME[name])] for name in ANNOTATED]
+    camera = np.stack([x, 1000 - z, 3500 + y], axis=-1)[:, None, ours]
     return {
         "valid_frame": valid,
         "annot3": camera,
         "univ_annot3": camera * 0.9,
-        "annot2": random.uniform(0, 1080, (frames, 1, 17, 2)),
+        "annot2": 540 + 1000 * camera[..., :2] / camera[..., 2:],
     }
 
 
@@ -127,6 +132,26 @@ def test_a_missing_scene_is_reported_and_the_others_are_not(source, tmp_path, mo
     prepare.save_object_arrays(tmp_path / "data_3d_3dhp.npz", positions_3d=positions)
     [poses] = load_pose_datasets(MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_16)
     assert poses.missing == ("TS3/StudioNoGreenScreen: 0 of 1",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m * 1000, "in millimetres: divide them by 1000"),
+        (lambda m: m - m[:, :1], "relative to the root"),
+        (lambda m: m[:, ::-1], "store the joints in Human3.6M's order"),
+    ],
+)
+def test_wrong_joints_are_named_though_no_camera_is_known(
+    source, tmp_path, monkeypatch, change, message
+):
+    run(monkeypatch, source, "--output_dir", tmp_path)
+    positions = load_object_array(tmp_path / "data_3d_3dhp.npz", "positions_3d")
+    for clips in positions.values():
+        clips.update({name: change(motion) for name, motion in clips.items()})
+    prepare.save_object_arrays(tmp_path / "data_3d_3dhp.npz", positions_3d=positions)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_pose_datasets(MPI_INF_3DHP, tmp_path, [MPI_INF_3DHP.subjects_test], H36M_17)
 
 
 def test_unknown_intrinsics_give_no_plausible_figure(source, tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 from models.build import build_model
+from tools.made_bodies import made_motion
 from tools.textbook import (
     TextbookDataset,
     TextbookGCN,
@@ -390,8 +391,7 @@ def _write_made_motion(path: Path, frames: int) -> None:
     rng = np.random.default_rng(0)
     names = [f"{action}{trial}" for action in H36M.actions for trial in ("", " 1")]
     subjects = H36M.subjects_train + H36M.subjects_test
-    shape = (max(1, frames // (len(names) * len(subjects))), 32, 3)
-    motion = rng.normal((0, 0, 1), 0.3, shape).astype(np.float32)
+    motion = made_motion(rng, max(1, frames // (len(names) * len(subjects))))
     # One motion under many names: written and read as often, made once.
     made = {subject: {name: motion.copy() for name in names} for subject in subjects}
     save_object_arrays(path, positions_3d=made)

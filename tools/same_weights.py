@@ -92,8 +92,8 @@ def train(checkout: Path, case: Case, folder: Path) -> dict[str, Tensor]:
     """
     launch = [sys.executable]
     if case.processes > 1:
-        launch += ["-m", "torch.distributed.run", f"--nproc_per_node={case.processes}"]
-        launch += ["--master_port=0"]
+        launch += ["-m", "torch.distributed.run", "--standalone"]
+        launch += [f"--nproc_per_node={case.processes}"]
     data = ["--dataset_dir", str(ROOT / "dataset")]
     for flags in case.calls(folder):
         given = flags if "--resume" in flags else [*flags, *data]

@@ -21,7 +21,10 @@ from training.published_flags import inert_names
 from training.published_settings import baseline_settings, published_settings
 
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
-CALL_FLAGS = ("evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale")
+CALL_FLAGS = (
+    "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
+    "check_data",
+)  # fmt: skip
 # Settings that are arguments of networks.
 _OF_NETWORK = {
     "hid_dim", "num_layers", "dropout", "non_local", "norm_layer", "modulation_init",
@@ -262,6 +265,7 @@ def data_options(args: argparse.Namespace) -> dict[str, Any]:
         "keypoints": args.keypoints,
         "actions": args.actions,
         "downsample": args.downsample,
+        "check": args.check_data,
     }
 
 
