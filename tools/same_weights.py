@@ -3,13 +3,16 @@
 
     python tools/same_weights.py OLD NEW            OLD and NEW are checkouts of the repository
     python tools/same_weights.py OLD NEW --cases published_gcn,resumed
+    python tools/same_weights.py OLD NEW --store tests/golden
 
 Each version runs the same short trainings on the bundled data, one thread a process, on this
-machine. Bits are comparable on one machine only; tests/test_golden_weights.py compares with stored
-weights to a tolerance on any machine. Exit status 1 where weights differ.
+machine, and the weights and the tables are compared. Bits are comparable on one machine only;
+tests/test_golden_weights.py compares with stored ones to a tolerance on any machine. Exit status 1
+where something differs.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,14 +29,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
+from common.files import atomic_write
 from common.parser import Parser
-from common.run import LAST
+from common.run import LAST, RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 _SMALL = (
     "--dataset hdm05 --actions throwBasketball --downsample 8 -z 16 -l 1 --batch_size 32 "
     "--device cpu"
 )
+_LARGE = 5000  # values of a tensor
 _DETECTED = f"{_SMALL} --keypoints noisy --pro_train 1"
 
 
@@ -76,8 +82,16 @@ CASES = {
 }
 
 
-def weights_of(path: Path) -> dict[str, Tensor]:
-    """All tensors of networks in a checkpoint, by their place in it and their name."""
+def outcome(folder: Path) -> dict[str, Tensor]:
+    """What a run arrived at: every tensor of its networks after the last epoch, by its place in the
+    checkpoint and its name, and the columns of the table."""
+    last = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]["last"]
+    rows = [row for row in last["per_action"].values() if row["frames"]]
+    table = {f"table {m}": torch.tensor([r[m] for r in rows]) for m in ("mpjpe_mm", "p_mpjpe_mm")}
+    return table | _weights(folder / LAST)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     networks = {key: checkpoint[key] for key in ("state_dict", "post_refine") if key in checkpoint}
     networks |= {f"trained {key}": state for key, state in checkpoint.get("trained", {}).items()}
@@ -85,7 +99,7 @@ def weights_of(path: Path) -> dict[str, Tensor]:
 
 
 def train(checkout: Path, case: Case, folder: Path) -> dict[str, Tensor]:
-    """Run a case in a checkout; gives the weights after its last epoch.
+    """Run a case in a checkout; gives its :func:`outcome`.
 
     Raises:
         UserError: the script failed.
@@ -104,11 +118,11 @@ def train(checkout: Path, case: Case, folder: Path) -> dict[str, Tensor]:
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
             raise UserError(f"{checkout}: {case.script} {' '.join(given)} failed: {said}")
-    return weights_of(folder / LAST)
+    return outcome(folder)
 
 
 def difference(old: dict[str, Tensor], new: dict[str, Tensor]) -> str | None:
-    """The first weights that are not the same bits, in words; None where all are."""
+    """The first values that are not the same bits, in words; None where all are."""
     if old.keys() != new.keys():
         return f"only one of them has {sorted(old.keys() ^ new.keys())[0]}"
     for name in old:
@@ -119,6 +133,13 @@ def difference(old: dict[str, Tensor], new: dict[str, Tensor]) -> str | None:
     return None
 
 
+def stored_form(found: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """An outcome as it is stored: of large tensors every 16th value, to keep the files small."""
+    return {
+        key: (t if t.numel() <= _LARGE else t.flatten()[::16]).numpy() for key, t in found.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, metavar="OLD", help="a checkout of the repository")
@@ -127,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--cases", type=lambda text: text.split(","), default=list(CASES), metavar="LIST",
         help=f"of {', '.join(CASES)} (default: all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="store what NEW arrives at in DIR, an npz a case"
+    )
     args = parser.parse_args(argv)
     for name in args.cases:
         if name not in CASES:
@@ -142,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             tqdm.write(f"{name}: {found or 'the same bits'}")
             if found:
                 differing.append(name)
+            if args.store:
+                with atomic_write(args.store / f"{name}.npz") as partial:
+                    np.savez_compressed(partial, **stored_form(sides[1]))
     if differing:
         sys.exit(1)
 
