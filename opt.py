@@ -58,6 +58,8 @@ _MODEL_FLAGS = {
 }  # fmt: skip
 # And what they are given of the 2D joints, which a checkpoint says beside them.
 _VIEW_FLAGS = ("camera_rays", "root_view")
+# The values that these flags take, where a checkpoint shows one that may be none of them.
+_CHOICES = {"model": [*MODELS], "joints": [*SKELETONS]}
 # Flags that mean something only beside another one.
 _BESIDE = {
     **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", (True,))),
@@ -251,11 +253,36 @@ def _weights_flags(group: argparse._ArgumentGroup) -> None:
                        help="see --save_model (default: the run's folder)")
 
 
-def of_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The flags of a checkpoint's own run that say which network it holds, what that is given, and
-    how it was tested; of a checkpoint that does not say, nothing."""
-    kept = {"model", "joints", "flip_test", *_MODEL_FLAGS, *_VIEW_FLAGS}
-    return {key: value for key, value in checkpoint.get("options", {}).items() if key in kept}
+def of_network(
+    path: str,
+    checkpoint: dict[str, Any],
+    parse: Callable[..., argparse.Namespace],
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The flags that say which network a checkpoint holds, what that is given, and how it was
+    tested: as its own run had them, or else as the network shows them.
+
+    Of another model than the one typed there are none: they would be choices of the wrong network.
+
+    Args:
+        parse: of the script's flags, ``parse_gcn`` or ``parse_graph``.
+
+    Raises:
+        UserError: the network has the non-local blocks of the other script.
+    """
+    found = checkpoint["model"]
+    block = found.get("non_local")
+    if block in [*_NON_LOCAL.values()] and block != _NON_LOCAL[parse]:
+        other = {"grouped": "main_gcn.py", "embedded": "main_graph.py"}[block]
+        raise UserError(f"{path} has {block} non-local blocks, which are those of {other}: use it")
+    kept = {"joints", *_MODEL_FLAGS, *_VIEW_FLAGS}
+    flags = {key: value for key, value in found.items() if key in kept}
+    flags |= {"model": found.get("name", DEFAULT), "non_local": block is not None}
+    # What no flag can say is left to be refused, when the networks are compared.
+    flags = {k: v for k, v in flags.items() if v in _CHOICES.get(k, [v])}
+    kept |= {"model", "flip_test"}
+    flags |= {key: value for key, value in checkpoint.get("options", {}).items() if key in kept}
+    return flags if _typed(argv, "model") in (None, flags.get("model")) else {}
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
