@@ -18,7 +18,7 @@ import opt
 from common import distributed
 from common.acceleration import accelerate
 from common.averaging import WeightAverage
-from common.checkpoint import check_model, load_checkpoint, load_weights
+from common.checkpoint import build_saved, check_model, load_checkpoint, load_weights
 from common.engine import Predictor, Trainer, exponential_rate, limit_weights, select_device
 from common.errors import run_script
 from common.lifting import Lifter
@@ -46,25 +46,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = opt.parse_gcn(argv)
     path = args.evaluate or args.resume
     checkpoint = load_checkpoint(path) if path else None
-    if args.resume:
-        args = opt.parse_gcn(argv, defaults=settings.resumed_settings(_SCRIPT, checkpoint))
-    elif checkpoint:
-        args = opt.parse_gcn(argv, defaults=settings.network_settings(_SCRIPT, checkpoint))
+    if checkpoint:
+        resume = bool(args.resume)
+        brought = settings.checkpoint_settings(_SCRIPT, path, checkpoint, argv, resume)
+        args = opt.parse_gcn(argv, brought)
     if message := warning_of_inert_flags(args, _SCRIPT):
         print(f"warning: {message}", file=sys.stderr)
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     arguments = settings.model_arguments(args, _SCRIPT)
-    lifter = Lifter(
-        build_model(arguments).to(device),
-        settings.view(args),
-        SKELETONS[args.joints],
-        args.flip_test,
-    )
     if checkpoint:
-        check_model(path, checkpoint["model"], arguments)
-        load_weights(path, lifter.network, checkpoint["state_dict"])
+        arguments = check_model(path, checkpoint["model"], arguments)
+    network = build_saved(path, arguments) if checkpoint else build_model(arguments)
+    lifter = Lifter(network.to(device), settings.view(args), SKELETONS[args.joints], args.flip_test)
+    if checkpoint:
+        load_weights(path, network, checkpoint["state_dict"])
     *train_set, test_set = load_data(
         **settings.data_options(args), with_training=not args.evaluate, device=device
     )

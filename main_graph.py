@@ -23,7 +23,7 @@ from common import distributed
 from common.acceleration import accelerate
 from common.averaging import WeightAverage
 from common.camera import lift_again, remove_distortion, solve_translation
-from common.checkpoint import check_model, differences, load_weights
+from common.checkpoint import build_saved, check_model, differences, load_weights
 from common.engine import Predictor, Trainer, limit_weights, select_device, step_rate
 from common.errors import UserError, run_script
 from common.input_view import rotate
@@ -56,16 +56,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = opt.parse_graph(argv)
     path, checkpoint = load_source(args)
     testing = bool(args.evaluate) or not (args.pro_train or args.resume)
-    if args.resume:
-        args = opt.parse_graph(argv, defaults=settings.resumed_settings(_SCRIPT, checkpoint))
-    elif testing and checkpoint:
-        args = opt.parse_graph(argv, defaults=settings.network_settings(_SCRIPT, checkpoint))
+    if checkpoint and (testing or args.resume):
+        resume = bool(args.resume)
+        brought = settings.checkpoint_settings(_SCRIPT, path, checkpoint, argv, resume)
+        args = opt.parse_graph(argv, brought)
     if message := warning_of_inert_flags(args, _SCRIPT):
         print(f"warning: {message}", file=sys.stderr)
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     arguments = settings.model_arguments(args, _SCRIPT)
+    if checkpoint:
+        arguments = check_model(path, checkpoint["model"], arguments)
     lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
     *train_set, test_set = load_data(
         **settings.data_options(args), with_training=not testing, device=device
@@ -195,15 +197,13 @@ def build_lifter(
     if args.save_out_type == "post" and not refined:
         raise UserError("--save_out_type post needs --post_refine")
     lifter = RefiningLifter(
-        network=build_model(arguments),
+        network=build_saved(path, arguments) if weights else build_model(arguments),
         view=settings.view(args),
         skeleton=SKELETONS[args.joints],
         flip_test=args.flip_test,
         post_refine=PoseRefine(args.joints) if refined else None,
         true_root_depth=args.root_depth == "gt",
     )
-    if weights:
-        check_model(path, weights["model"], arguments)
     for key, network in lifter.networks().items():
         if key in weights:
             load_weights(path, network, weights[key])

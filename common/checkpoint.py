@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.legacy_checkpoint import read_legacy_checkpoint
 from common.safe_pickle import NUMPY_STAND_INS
-from models.build import DEFAULT, MODELS, default_arguments, describe_weights
+from models.build import DEFAULT, MODELS, build_model, default_arguments, describe_weights
 
 # Arguments of a network that change how it is trained, and nothing of a trained one.
 _FOR_TRAINING = ("name", "dropout", "modulation_init")
 _WITHOUT_FLAG = ("in_dim", "out_dim")
+# Arguments of a network that are as its checkpoint has them: nobody asks for another value.
+_OF_CHECKPOINT = ("predict_root",)
+_ZIP = b"PK\x03\x04"
 
 _KINDS = {
     "epoch": int, "step": int, "optimizer": dict, "model": dict, "dataset": dict, "options": dict,
@@ -46,7 +50,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     found = load_plain(path)
     state = found if isinstance(found, dict) and "state_dict" in found else {"state_dict": found}
     weights = check_state_dict(path, state["state_dict"])
-    state["state_dict"] = {_our_name(name): tensor for name, tensor in weights.items()}
+    state["state_dict"] = weights
     if "model" not in state:
         state["model"] = _describe(path, state["state_dict"])
     for key, kind in _KINDS.items():
@@ -65,12 +69,8 @@ def load_plain(path: str | Path) -> Any:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise UserError(f"{path} is {what}: give a checkpoint file")
-    # Published checkpoints hold an error as a numpy scalar.
-    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
     try:
-        with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return _read_zip(path) if _is_zip(path) else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
             f"{path} is not a checkpoint this program reads: it is damaged or holds more than "
@@ -78,8 +78,21 @@ def load_plain(path: str | Path) -> Any:
         ) from error
 
 
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP)) == _ZIP
+
+
+def _read_zip(path: Path) -> Any:
+    """The form of checkpoints since torch 1.6. Published ones hold an error as a numpy scalar."""
+    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
+    with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:
-    """Give a state dict back.
+    """Give a state dict back, with our names.
 
     Raises:
         UserError: it is none.
@@ -91,7 +104,7 @@ def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:
     )
     if not whole:
         raise UserError(f"{path} holds no state dict of a network")
-    return weights
+    return {_our_name(name): tensor for name, tensor in weights.items()}
 
 
 def _our_name(name: str) -> str:
@@ -105,7 +118,8 @@ def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
         found = describe_weights(weights)
     except (ValueError, IndexError, ZeroDivisionError):
         found = None  # the names of a network, with shapes that it cannot have
-    if found is None:
+    # Every network here has a matrix from its channels to its channels.
+    if found is None or found.get("hid_dim", 0) ** 2 > sum(t.numel() for t in weights.values()):
         raise UserError(f"{path} holds no Modulated GCN, nor a baseline of {', '.join(MODELS)}")
     return found
 
@@ -124,8 +138,11 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tupl
     return {key: (found[key], wanted[key]) for key in compared if found[key] != wanted[key]}
 
 
-def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Compare the network a checkpoint holds with the one asked for.
+
+    Returns:
+        The arguments asked for, with those that only the checkpoint can say.
 
     Raises:
         UserError: they differ; the line names each difference and the flags that put it right.
@@ -133,11 +150,14 @@ def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
     name = found.get("name", DEFAULT)
     if name not in [*MODELS]:
         raise UserError(f"{path} holds a network {name!r}: this program has {', '.join(MODELS)}")
+    of_checkpoint = {key: found[key] for key in _OF_CHECKPOINT if key in found}
+    wanted = wanted | of_checkpoint if name == wanted.get("name", DEFAULT) else wanted
     if unlike := differences(found, wanted):
         what = ", ".join(f"{key} {is_}, not {asked}" for key, (is_, asked) in unlike.items())
         flags = [_flag(key, is_) for key, (is_, _) in unlike.items() if key not in _WITHOUT_FLAG]
         remedy = f"; add {' '.join(flags)}" if flags else ""
         raise UserError(f"{path} has {what} as the flags or their defaults say{remedy}")
+    return wanted
 
 
 def _flag(name: str, value: Any) -> str:
@@ -147,7 +167,25 @@ def _flag(name: str, value: Any) -> str:
     return f"--{name} {value}"
 
 
-def load_weights(path: str | Path, module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+def build_saved(path: str | Path, arguments: dict[str, Any]) -> nn.Module:
+    """The network of a checkpoint's arguments, with first weights.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    try:
+        return build_model(arguments)
+    except (
+        LookupError, TypeError, ValueError, ImportError, AttributeError, ArithmeticError,
+        RuntimeError, MemoryError,
+    ) as error:  # fmt: skip
+        raise UserError(
+            f"{path} holds a network that this program cannot build ({error!r}): it is damaged, "
+            "or of a model that is not in models/build.py"
+        ) from error
+
+
+def load_weights(path: str | Path, module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put a checkpoint's weights into a network.
 
     Raises:

@@ -279,6 +279,48 @@ def _state(networks: dict[str, nn.Module]) -> dict[str, Any]:
     return {key: network.state_dict() for key, network in networks.items()}
 
 
+def _optimizer_state(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's state in a checkpoint, in the order and the shapes of our parameters.
+
+    It has no names. Its order is that of the weights in the checkpoint, whose network may have its
+    layers in another order; and our old checkpoints have some weights in another shape. What the
+    optimiser is told beside its state (Adam as one kernel) and the checkpoint lacks is as here.
+    """
+    (group,) = checkpoint["optimizer"]["param_groups"]
+    saved = checkpoint["optimizer"]["state"]
+    parameters = {
+        (key, name): parameter
+        for key, network in trainer.trained.items()
+        for name, parameter in network.named_parameters()
+    }
+    names = [(key, name) for key in trainer.trained for name in checkpoint[key]]
+    names = [name for name in names if name in parameters]
+    number_of = dict(zip(names, group["params"], strict=True))
+    state = {
+        index: {key: _shaped_as(value, parameter) for key, value in saved[number].items()}
+        for index, (name, parameter) in enumerate(parameters.items())
+        if (number := number_of[name]) in saved
+    }
+    options = trainer.optimizer.param_groups[0] | group | {"params": [*range(len(parameters))]}
+    return {"state": state, "param_groups": [options]}
+
+
+def _shaped_as(value: Any, parameter: nn.Parameter) -> Any:
+    """A part of the optimiser's state: a number, or a tensor for each weight of the parameter.
+
+    Raises:
+        ValueError: it is of another shape, ones at its end aside.
+    """
+    if not isinstance(value, Tensor):
+        return value if value is None else float(value)
+    if value.dim() == 0:
+        return value
+    long, short = sorted((value.shape, parameter.shape), key=len, reverse=True)
+    if long[: len(short)] != short or long.numel() != short.numel():
+        raise ValueError(f"{tuple(value.shape)} for weights {tuple(parameter.shape)}")
+    return value.reshape(parameter.shape)
+
+
 def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, Any]) -> None:
     """Put optimiser and random state back; the weights are the caller's to load, but for those in
     training where the checkpoint's own are their average.
@@ -291,8 +333,8 @@ def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, An
     if lacking:
         raise UserError(f"{path} has no {', '.join(lacking)}: it can be evaluated, not resumed")
     try:
-        trainer.optimizer.load_state_dict(checkpoint["optimizer"])
-        _train_what_was_trained(trainer.optimizer, checkpoint["optimizer"])
+        trainer.optimizer.load_state_dict(_optimizer_state(trainer, checkpoint))
+        _train_what_was_trained(trainer.optimizer)
         if trainer.average:
             for key, network in trainer.trained.items():
                 network.load_state_dict(checkpoint["trained"][key])
@@ -303,15 +345,15 @@ def restore_training_state(trainer: Trainer, path: str, checkpoint: dict[str, An
             here = range(torch.cuda.device_count())  # perhaps not as many as where it was saved
             for device, saved in zip(here, random_state["cuda"], strict=False):
                 torch.cuda.set_rng_state(saved, device)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error
 
 
-def _train_what_was_trained(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+def _train_what_was_trained(optimizer: torch.optim.Optimizer) -> None:
     """Freeze and unfreeze parameters as the saved run had them: new versions of a network may leave
     a bias untrained that an old run trained. A parameter that was trained has a state."""
-    if not saved["state"]:  # no step was taken
+    if not optimizer.state:  # no step was taken
         return
-    for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        for parameter, key in zip(group["params"], saved_group["params"], strict=True):
-            parameter.requires_grad_(key in saved["state"])
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(parameter in optimizer.state)

@@ -7,13 +7,12 @@ from torch import Tensor, nn
 
 from common.averaging import WeightAverage
 from common.camera import flip_intrinsics
-from common.checkpoint import load_weights
+from common.checkpoint import build_saved, load_weights
 from common.errors import UserError
 from common.input_view import InputView, rotate
 from common.published import load_model_file
 from common.skeleton import SKELETONS, Skeleton
 from data.pose_dataset import PoseBatch, PoseDataset
-from models.build import build_model
 
 
 def check_cameras(dataset: PoseDataset, remedy: str) -> None:
@@ -109,13 +108,7 @@ def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
     arguments = checkpoint["model"]
     if flip_test is None:
         flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
-    try:
-        network, skeleton = build_model(arguments), SKELETONS[arguments["joints"]]
-    except (KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
-        raise UserError(
-            f"{path} holds a network that this program cannot build ({error!r}): it is damaged, "
-            "or of a model that is not in models/build.py"
-        ) from error
+    network = build_saved(path, arguments)
     load_weights(path, network, checkpoint["state_dict"])
     view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
-    return Lifter(network.eval(), view, skeleton, flip_test)
+    return Lifter(network.eval(), view, SKELETONS[arguments["joints"]], flip_test)

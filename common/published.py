@@ -3,7 +3,8 @@
     model_module_gcn_<epoch>_eva_<type>_<error x 100>.pth     the network
     model_post_refine_<epoch>_eva_<type>_<error x 100>.pth    the refinement, if there is one
 
-``type`` is xyz (the network's own pose) or post (refined), the error its MPJPE in mm. Each file is
+``type`` is xyz (the network's own pose) or post (refined), the error its MPJPE in mm, cut off after
+two decimals (names of earlier versions of this program: rounded). Each file is
 a bare state dict; where weights do not say which network they are of, the run's flags are beside.
 """
 
@@ -44,12 +45,17 @@ class ModelFiles:
         self._written: list[Path] = []
 
     def paths(self, epoch: int, error: float) -> dict[str, Path]:
-        tail = f"{epoch}_eva_{self.kind}_{round(error * 100)}.pth"
+        return self._paths(epoch, int(error * 100))
+
+    def _paths(self, epoch: int, hundredths: int) -> dict[str, Path]:
+        tail = f"{epoch}_eva_{self.kind}_{hundredths}.pth"
         return {key: self.folder / f"{_PREFIXES[key]}{tail}" for key in self.networks}
 
     def remember(self, epoch: int, error: float) -> None:
-        """Files of this run's best before it was resumed: the next best replaces them."""
-        self._written = list(self.paths(epoch, error).values())
+        """Files of this run's best before it was resumed: the next best replaces them. Those that
+        are not there may have been saved under the rounded error, as earlier versions did."""
+        paths, rounded = self.paths(epoch, error), self._paths(epoch, round(error * 100))
+        self._written = [p if p.exists() else rounded[key] for key, p in paths.items()]
 
     def save(self, epoch: int, error: float) -> None:
         """Write the networks as the best so far (error: MPJPE in mm); then drop the last best."""

@@ -9,6 +9,7 @@ believes the type flags in the file.
 import collections
 import pickle
 import re
+import struct
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,19 @@ class ForbiddenError(Exception):
     """The file names something other than arrays and plain containers."""
 
 
-class _Dtype:
+class StandIn:
+    """Takes the place of an object that a pickle makes; ours, and without power."""
+
+    def content(self) -> Any:
+        """What :func:`resolve` puts in its place.
+
+        Raises:
+            ForbiddenError: nothing, it is of use only within the pickle.
+        """
+        raise ForbiddenError(f"a bare {type(self).__name__}")
+
+
+class _Dtype(StandIn):
     """Stand-in for ``numpy.dtype`` in a pickle: takes the code and the byte order, nothing else."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
@@ -42,7 +55,7 @@ class _Dtype:
         return self.code in ("O", "O8")
 
 
-class _Array:
+class _Array(StandIn):
     """Stand-in for ``numpy.ndarray`` in a pickle; ``value`` is the array built from its state."""
 
     value: np.ndarray | None = None
@@ -51,6 +64,11 @@ class _Array:
         _, shape, dtype, fortran, content = state
         self.value = _make_array(content, dtype, shape, "F" if fortran else "C")
 
+    def content(self) -> np.ndarray:
+        if self.value is None:
+            raise ValueError("an array without content")
+        return self.value
+
 
 def _make_array(content: Any, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
     if dtype.is_object:
@@ -58,8 +76,13 @@ def _make_array(content: Any, dtype: _Dtype, shape: tuple, order: str) -> np.nda
         for index, item in enumerate(content):
             flat[index] = resolve(item)
     else:
-        flat = np.frombuffer(content, dtype=dtype.numpy())
+        flat = np.frombuffer(_bytes(content), dtype=dtype.numpy())
     return flat.reshape(shape, order=order)
+
+
+def _bytes(content: Any) -> Any:
+    """Python 2 has one type for bytes and text; it is read as text of Latin 1."""
+    return content.encode("latin1") if isinstance(content, str) else content
 
 
 def _reconstruct(subtype: type, shape: tuple, code: bytes) -> _Array:
@@ -73,12 +96,19 @@ def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Arr
 
 
 def _scalar(dtype: _Dtype, content: bytes) -> Any:
-    return np.frombuffer(content, dtype=dtype.numpy())[0]
+    return np.frombuffer(_bytes(content), dtype=dtype.numpy())[0]
 
 
-def _ordered_dict() -> collections.OrderedDict:
-    """Only empty: pickles fill it afterwards, and then its keys are checked."""
-    return collections.OrderedDict()
+def _ordered_dict(pairs: Any = ()) -> collections.OrderedDict:
+    """Python 2 gives all pairs here; Python 3 none, and sets the items afterwards."""
+    _check_keys([key for key, _ in pairs])
+    return collections.OrderedDict(pairs)
+
+
+def _check_keys(keys: list) -> None:
+    """A few bytes can nest tuples so that hashing them, as a key or in a set, never ends."""
+    if any(isinstance(key, tuple | StandIn) for key in keys):
+        raise ForbiddenError("a dictionary whose keys are tuples or arrays")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -103,15 +133,20 @@ for _core in ("numpy.core", "numpy._core"):
 # make arbitrarily large, and the bulk of a file is a few long byte strings in either case.
 class RestrictedUnpickler(pickle._Unpickler):
     """Reads plain containers, numbers, strings and numpy arrays; raises :class:`ForbiddenError` for
-    anything else. Pass the result through :func:`resolve`."""
+    anything else. Pass the result through :func:`resolve`.
 
+    Attributes:
+        ADMITTED: module and name, as a pickle gives them: what is taken in their place.
+    """
+
+    ADMITTED: ClassVar[dict[tuple[str, str], Any]] = NUMPY_STAND_INS
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
     for _opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
         del dispatch[_opcode[0]]
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return NUMPY_STAND_INS[module, name]
+            return self.ADMITTED[module, name]
         except KeyError:
             raise ForbiddenError(f"{module}.{name}") from None
 
@@ -127,21 +162,23 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
-    def _check_keys(self, keys: list) -> None:
-        """A few bytes can nest tuples so that hashing them, as a key or in a set, never ends."""
-        if any(isinstance(key, tuple) for key in keys):
-            raise ForbiddenError("a dictionary whose keys are tuples")
+    def load_bytearray8(self) -> None:
+        """Memory for the bytes that are there, and not for as many as the pickle says."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def load_dict(self) -> None:
-        self._check_keys(self.stack[::2])
+        _check_keys(self.stack[::2])
         super().load_dict()
 
     def load_setitem(self) -> None:
-        self._check_keys(self.stack[-2:-1])
+        _check_keys(self.stack[-2:-1])
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        self._check_keys(self.stack[::2])
+        _check_keys(self.stack[::2])
         super().load_setitems()
 
     dispatch[pickle.DICT[0]] = load_dict
@@ -163,16 +200,14 @@ def _resolve(item: Any, known: dict[int, Any]) -> Any:
 
 
 def _resolve_anew(item: Any, known: dict[int, Any]) -> Any:
-    if isinstance(item, _Array):
-        if item.value is None:
-            raise ValueError("an array without content")
-        return item.value
+    if isinstance(item, StandIn):
+        return item.content()
     if isinstance(item, dict):
         return {key: _resolve(value, known) for key, value in item.items()}
     if isinstance(item, list):
         return [_resolve(value, known) for value in item]
     if isinstance(item, tuple):
         return tuple(_resolve(value, known) for value in item)
-    if isinstance(item, _Dtype) or callable(item):
-        raise ForbiddenError("a bare numpy type")
+    if callable(item):
+        raise ForbiddenError("a bare function or type")
     return item

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.norm import PoseBatchNorm
 
@@ -52,26 +53,34 @@ class Martinez(nn.Module):
         in_dim: int = 2,
         out_dim: int = 3,
         dropout: float = 0.5,
+        predict_root: bool = True,
     ) -> None:
         """
         Args:
             adj: (J, J); only the number of joints counts.
             num_layers: residual stages of two layers each.
+            predict_root: give the root as the other joints; else it is zero and the last layer has
+                (J - 1) out_dim outputs, as in SemGCN's published checkpoints.
         """
         super().__init__()
         num_joints = len(adj)
+        self.predict_root = predict_root
+        outputs = num_joints if predict_root else num_joints - 1
         self.w1 = _linear(num_joints * in_dim, hid_dim)
         self.batch_norm1 = PoseBatchNorm(hid_dim)
         self.dropout = nn.Dropout(dropout)
         self.linear_stages = nn.ModuleList(_Stage(hid_dim, dropout) for _ in range(num_layers))
-        self.w2 = _linear(hid_dim, num_joints * out_dim, normalised=False)
+        self.w2 = _linear(hid_dim, outputs * out_dim, normalised=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
         y = self.dropout(torch.relu(self.batch_norm1(self.w1(x.flatten(1)))))
         for stage in self.linear_stages:
             y = stage(y)
-        return self.w2(y).unflatten(1, (x.shape[1], -1))
+        if self.predict_root:
+            return self.w2(y).unflatten(1, (x.shape[1], -1))
+        others = self.w2(y).unflatten(1, (x.shape[1] - 1, -1))
+        return F.pad(others, (0, 0, 1, 0))  # a joint of zeros before them
 
     @staticmethod
     def describe(weights: dict[str, Tensor]) -> dict[str, Any] | None:
@@ -79,11 +88,14 @@ class Martinez(nn.Module):
         if not {"w1.weight", "w2.weight", "batch_norm1.weight"} <= weights.keys():
             return None
         hid_dim, inputs = weights["w1.weight"].shape
+        joints, outputs = inputs // 2, len(weights["w2.weight"])
+        predict_root = outputs % joints == 0
         stages = {name.split(".")[1] for name in weights if name.startswith("linear_stages.")}
         return {
-            "joints": inputs // 2,
+            "joints": joints,
             "hid_dim": hid_dim,
             "num_layers": len(stages),
             "in_dim": 2,
-            "out_dim": 2 * len(weights["w2.weight"]) // inputs,
+            "out_dim": outputs // (joints if predict_root else joints - 1),
+            "predict_root": predict_root,
         }

@@ -1,9 +1,11 @@
 """Non-local blocks over joints (Wang et al., CVPR 2018): every joint looks at every other.
 
-Their 1x1 convolutions are ``nn.Conv2d`` so that the state dict has the shapes of the published
-checkpoints, (out, in, 1, 1); they are applied as matrix products in the layout of
-``models.layout``.
+State dicts have the names and shapes of the published checkpoints: convolutions over one dimension
+in the grouped block, over two in the embedded one. They are applied as matrix products in the
+layout of ``models.layout``.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,31 +17,50 @@ from models.layout import to_poses, to_rows
 JOINT_PAIRS = ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (14, 15), (11, 12), (10, 13))
 
 
-def _conv(in_dim: int, out_dim: int, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(in_dim, out_dim, kernel_size=1, bias=bias)
+class _PointConv(nn.Module):
+    """A convolution of width 1, with torch's first values: (B, J, in) -> (B, J, out).
 
-
-def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution on (B, J, in) -> (B, J, out)."""
-    return to_poses(F.linear(to_rows(x), conv.weight.flatten(1), conv.bias), x.shape[1])
-
-
-def _output(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Convolution and batch normalisation; the latter starts at zero, the block at identity.
-
-    Batch normalisation subtracts the mean, so the convolution's bias has no effect and no gradient.
+    Its weight is (out, in, 1) over one dimension and (out, in, 1, 1) over two; either form loads.
     """
-    conv, norm = _conv(in_dim, out_dim), nn.BatchNorm2d(out_dim)
-    conv.bias.requires_grad_(False)
-    nn.init.zeros_(norm.weight)
-    nn.init.zeros_(norm.bias)
-    return nn.Sequential(conv, norm)
+
+    def __init__(self, in_dim: int, out_dim: int, dimensions: int, bias: bool = True) -> None:
+        super().__init__()
+        convolution = {1: nn.Conv1d, 2: nn.Conv2d}[dimensions]
+        drawn = convolution(in_dim, out_dim, kernel_size=1, bias=bias)
+        self.weight, self.bias = drawn.weight, drawn.bias
+        self.register_load_state_dict_pre_hook(_take_either_form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, J, in) -> (B, J, out)."""
+        return to_poses(F.linear(to_rows(x), self.weight.flatten(1), self.bias), x.shape[1])
 
 
-def _apply_output(output: nn.Sequential, y: Tensor) -> Tensor:
-    """The above on (B, J, in) -> (B, J, out); statistics over poses and joints."""
-    rows = to_rows(_apply(output[0], y))[:, :, None, None]
-    return to_poses(output[1](rows).flatten(1), y.shape[1])
+def _take_either_form(conv: _PointConv, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a weight that is to be loaded as many dimensions as the convolution's own."""
+    weight = state.get(f"{prefix}weight")
+    if isinstance(weight, Tensor) and weight.shape[:2].numel() == weight.numel():
+        state[f"{prefix}weight"] = weight.reshape(*weight.shape[:2], *conv.weight.shape[2:])
+
+
+class _Output(nn.Sequential):
+    """Convolution and batch normalisation over poses and joints: (B, J, in) -> (B, J, out). The
+    latter starts at zero, the block at identity. Batch normalisation subtracts the mean, so the
+    convolution's bias has no effect and no gradient."""
+
+    def __init__(self, in_dim: int, out_dim: int, dimensions: int) -> None:
+        norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[dimensions](out_dim)
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)
+        conv = _PointConv(in_dim, out_dim, dimensions)
+        conv.bias.requires_grad_(False)
+        super().__init__(conv, norm)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B, J, in) -> (B, J, out)."""
+        conv, norm = self
+        rows = to_rows(conv(y))
+        images = rows.view(rows.shape + conv.weight.shape[2:])  # of one pixel each
+        return to_poses(norm(images).flatten(1), y.shape[1])
 
 
 class EmbeddedNonLocal(nn.Module):
@@ -50,10 +71,10 @@ class EmbeddedNonLocal(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.g = _conv(dim, dim // 2)
-        self.theta = _conv(dim, dim // 2)
-        self.phi = _conv(dim, dim // 2)
-        self.W = _output(dim // 2, dim)
+        self.g = _PointConv(dim, dim // 2, dimensions=2)
+        self.theta = _PointConv(dim, dim // 2, dimensions=2)
+        self.phi = _PointConv(dim, dim // 2, dimensions=2)
+        self.W = _Output(dim // 2, dim, dimensions=2)
         # Their exact gradient is zero too. phi's bias adds the same to each logit of a row, which
         # the softmax cancels. The rows of the affinity sum to 1, so g's bias adds a constant to y,
         # which the batch normalisation in W subtracts. Adam would train the rounding error.
@@ -62,8 +83,8 @@ class EmbeddedNonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, C) -> (B, J, C)."""
-        affinity = torch.softmax(_apply(self.theta, x) @ _apply(self.phi, x).mT, dim=-1)
-        return x + _apply_output(self.W, affinity @ _apply(self.g, x))
+        affinity = torch.softmax(self.theta(x) @ self.phi(x).mT, dim=-1)
+        return x + self.W(affinity @ self.g(x))
 
 
 class GroupedNonLocal(nn.Module):
@@ -86,13 +107,13 @@ class GroupedNonLocal(nn.Module):
             raise ValueError(f"the grouped non-local block is for 16 joints, not {num_joints}")
         self.register_buffer("order", torch.tensor(order), persistent=False)
         # Two-element Sequentials (convolution, pooling) in the original give the names g.0, phi.0.
-        self.g = nn.Sequential(_conv(dim, dim // 2))
-        self.theta = _conv(dim, dim // 2)
-        self.phi = nn.Sequential(_conv(dim, dim // 2))
-        self.concat_project = nn.Sequential(_conv(dim, 1, bias=False))
-        self.W = _output(dim // 2, dim)
+        self.g = nn.Sequential(_PointConv(dim, dim // 2, dimensions=1))
+        self.theta = _PointConv(dim, dim // 2, dimensions=1)
+        self.phi = nn.Sequential(_PointConv(dim, dim // 2, dimensions=1))
+        self.concat_project = nn.Sequential(_PointConv(dim, 1, dimensions=2, bias=False))
+        self.W = _Output(dim // 2, dim, dimensions=1)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, _PointConv):
                 nn.init.kaiming_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -103,9 +124,8 @@ class GroupedNonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 16, C) -> (B, 16, C)."""
-        g = self._pool(_apply(self.g[0], x))
-        phi = self._pool(_apply(self.phi[0], x))
+        g, phi = self._pool(self.g(x)), self._pool(self.phi(x))
         # w . [theta_i ; phi_j] is a sum of a term of i and a term of j.
         w_theta, w_phi = self.concat_project[0].weight.flatten().chunk(2)
-        affinity = (_apply(self.theta, x) @ w_theta).unsqueeze(2) + (phi @ w_phi).unsqueeze(1)
-        return x + _apply_output(self.W, torch.relu(affinity) / len(JOINT_PAIRS) @ g)
+        affinity = (self.theta(x) @ w_theta).unsqueeze(2) + (phi @ w_phi).unsqueeze(1)
+        return x + self.W(torch.relu(affinity) / len(JOINT_PAIRS) @ g)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from common.camera import image_coordinates, project, world_to_camera
 from common.errors import run_script
@@ -25,6 +26,15 @@ SLICE = ["--dataset", "hdm05", "--actions", "throwBasketball", "--downsample", "
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(7)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Move every parameter and statistic off its initial value, so that all of them show."""
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.is_floating_point() and name.split(".")[-1] != "adj":
+                tensor.add_(0.2 * torch.rand_like(tensor) + 0.05)
+    return module
 
 
 def make_h36m(

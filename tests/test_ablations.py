@@ -70,6 +70,12 @@ CHOICES = [
 ]
 
 
+def as_typed(key, value) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{key}" if value else f"--no-{key}"]
+    return [f"--{key}", str(value)]
+
+
 @pytest.mark.parametrize("flags", CHOICES, ids=" ".join)
 def test_every_choice_trains_and_is_named(train, call, flags):
     results, path, out = train(*flags)
@@ -80,15 +86,18 @@ def test_every_choice_trains_and_is_named(train, call, flags):
     assert all(f"{key} {departures[key]}" in out for key in given)
     assert call(main_gcn.main, *SHORT, "--evaluate", path)[0] == 0  # it brings its flags with it
     of_network = given & results["model"].keys() - {"dropout", "modulation_init"}
-    if of_network:  # of a file that has no flags, the network says which it needs
+    if of_network:  # a file that has no flags says it by its network; others typed are refused
         saved = torch.load(path, weights_only=True)
         bare = path.with_name("bare.pth.tar")
         torch.save({key: saved[key] for key in ("state_dict", "model")}, bare)
-        status, _, err = call(main_gcn.main, *SHORT, "--evaluate", bare)
+        assert call(main_gcn.main, *SHORT, "--evaluate", bare)[0] == 0
+        usual = vars(opt.parse_gcn([]))
+        typed = [flag for key in of_network for flag in as_typed(key, usual[key])]
+        status, _, err = call(main_gcn.main, *SHORT, *typed, "--evaluate", bare)
         assert status == 2 and err.count("\n") == 1
         assert all(f"--{key}" in err or f"--no-{key}" in err for key in of_network)
         added = re.search("; add (.*)", err)[1].split()
-        assert call(main_gcn.main, *SHORT, *added, "--evaluate", bare)[0] == 0
+        assert call(main_gcn.main, *SHORT, *typed, *added, "--evaluate", bare)[0] == 0
 
 
 def test_detected_2d_knows_them_too(train, call, tmp_path):
@@ -106,7 +115,8 @@ def test_detected_2d_knows_them_too(train, call, tmp_path):
         assert bare == (name != "mul")
         evaluate = [*SHORT, "--keypoints", "noisy", "--evaluate", folder]
         assert call(main_graph.main, *evaluate, *flags)[0] == 0
-        status, _, err = call(main_graph.main, *evaluate)
+        assert call(main_graph.main, *evaluate)[0] == 0
+        status, _, err = call(main_graph.main, *evaluate, "--model", "mgcn")
         assert status == (2 if name == "semgcn" else 0)
         assert ("--model semgcn" in err) == (name == "semgcn")
 

@@ -20,8 +20,7 @@ from models.build import (
 from models.gcn import GraphConv
 from models.semgcn import SemGraphConv
 from models.unshared import UnsharedGraphConv
-from tests.conftest import SLICE
-from tests.test_modulated_gcn import randomise
+from tests.conftest import SLICE, randomise
 from training import settings
 
 GRAPH_NETWORKS = ("mgcn", "semgcn", "gcn", "unshared")
@@ -227,7 +226,8 @@ def test_published_names_of_semgcn_load(tmp_path):
 
 def test_another_model_is_named_with_its_flag(call, tmp_path):
     torch.save({"state_dict": build_model(whole("semgcn")).state_dict()}, tmp_path / "a.pth")
-    status, _, err = call(main_gcn.main, *SLICE, "--evaluate", tmp_path / "a.pth")
+    flags = [*SLICE, "--model", "mgcn", "--evaluate", tmp_path / "a.pth"]
+    status, _, err = call(main_gcn.main, *flags)
     assert status == 2 and err.count("\n") == 1
     assert "model semgcn, not mgcn" in err and "add --model semgcn" in err
     named = {"name": "other", "joints": 16}

@@ -20,6 +20,7 @@ from main_gcn import main as main_gcn
 from main_graph import main as main_graph
 from models.build import build_model
 from tests.conftest import ROOT, make_h36m, views_of, write_2d
+from training import settings
 
 # Ours -> the raw hourglass order, and the sides of both, by hand from the published facts.
 RAW = [6, 2, 1, 0, 3, 4, 5, 7, 8, 9, 13, 14, 15, 12, 11, 10]
@@ -370,10 +371,10 @@ def test_17_joints_are_projected_where_ground_truth_2d_has_16(tmp_path):
 
 def test_the_flag_is_of_a_call_and_not_of_a_run():
     for parse in (opt.parse_gcn, opt.parse_graph):
-        assert opt.data_options(parse([]))["check"] is True
+        assert settings.data_options(parse([]))["check"] is True
         args = parse(["--no-check_data"])
-        assert opt.data_options(args)["check"] is False
-        assert opt.settings(args) == opt.settings(parse([]))
+        assert settings.data_options(args)["check"] is False
+        assert settings.settings_of(args) == settings.settings_of(parse([]))
         assert parse(["-r", "x"], defaults={"check_data": False}).check_data is True
 
 

@@ -16,53 +16,26 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h36m_miniature as mini
 import numpy as np
 import pytest
+import torch
+from old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
 
+from common.checkpoint import load_plain
 from common.errors import UserError
 from data.archive import read_h5, read_members
 from data.npz_io import load_object_array, save_object_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = {"npz": 3400, "zip": 2200, "tgz": 1000, "h5": 3400}
+CASES = {"npz": 3400, "zip": 2200, "tgz": 1000, "h5": 3400, "legacy": 1000}
 SECONDS_A_FILE = 60
 ANY_H5 = re.compile(r"\.h5$")
 VALUES = np.arange(2 * 96, dtype=np.float32).reshape(2, 96)
-
-
-class Runs:
-    """What must not happen when a file is opened: a pickle of it makes a folder."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def hostile_pickles(canary: Path) -> list[bytes]:
-    """Programs that make the folder ``canary``, by each opcode that calls something."""
-    path = repr(str(canary)).encode()
-    made = [pickle.dumps(Runs(canary), protocol) for protocol in range(6)]
-    made += [
-        b"cos\nmkdir\n(S" + path + b"\ntR.",
-        b"(cos\nmkdir\nS" + path + b"\no.",
-        b"(S" + path + b"\nios\nmkdir\n.",
-        b'cbuiltins\neval\n(S\'__import__("os").mkdir(' + path.replace(b"'", b'\\"') + b")'\ntR.",
-        b"cnumpy.core.multiarray\n_reconstruct\n(cos\nmkdir\n(S" + path + b"\ntRtR.",
-        b"\x80\x02cnumpy\nndarray\n(S" + path + b"\nt\x81.",
-        b"cnumpy.testing._private.utils\nrunstring\n(S" + path + b"\n}tR.",
-        b"Pposix.mkdir\n.",
-        b"\x80\x02S" + path + b"\nQ.",
-        b"\x80\x02\x82\x01.",
-        b"cnumpy.core.multiarray\nscalar\n}S'__globals__'\n}sb.",
-    ]
-    return made
 
 
 def harmless_pickles() -> list[bytes]:
@@ -98,9 +71,22 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
         save_object_arrays(path, positions_3d={"S1": {"Eating 1": VALUES}}, metadata=[1])
         programs = harmless_pickles() + hostile_pickles(folder / "canary")
         return [path.read_bytes(), *map(npz_of, programs)]
+    if kind == "legacy":
+        programs = hostile_pickles(folder / "canary")
+        return [*legacy_checkpoints(), *(legacy_file(program) for program in programs)]
     write = mini.write_zip if kind == "zip" else mini.write_tgz
     files = [(f"S{n}/MyPoses/3D_positions/Eating 1.h5", content) for n, content in enumerate(h5)]
     return [write(folder / "whole", files[:n]).read_bytes() for n in (1, 3)]
+
+
+def legacy_checkpoints() -> list[bytes]:
+    """Checkpoints of before torch 1.6: by Python 3, by Python 2, and a bare state dict."""
+    weights = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=torch.arange(4)[1:])
+    content = {"epoch": 1, "error": np.float64(2), "state_dict": weights, "id": 2**40}
+    buffers = [io.BytesIO(), io.BytesIO()]
+    for buffer, item in zip(buffers, (content, weights), strict=True):
+        torch.save(item, buffer, _use_new_zipfile_serialization=False)
+    return [buffers[0].getvalue(), python2_file(content), buffers[1].getvalue()]
 
 
 def h5_compressed(values: np.ndarray) -> bytes:
@@ -157,6 +143,8 @@ def reader(kind: str, path: Path) -> Callable[[], object]:
         return lambda: load_object_array(path, "positions_3d")
     if kind == "h5":
         return lambda: read_pose_h5(path.read_bytes())
+    if kind == "legacy":
+        return lambda: load_plain(path)
     return lambda: [read_h5(c, "3D_positions", where) for _, where, c in read_members(path, ANY_H5)]
 
 
@@ -213,7 +201,8 @@ def test_whole_seeds_are_read_and_hostile_ones_refused(tmp_path):
     """The damage above starts from files that are otherwise fine, or refused for what they do."""
     pytest.importorskip("h5py")
     path = tmp_path / "input"
-    for kind, hostile in (("h5", 0), ("npz", len(hostile_pickles(tmp_path / "canary")))):
+    programs = len(hostile_pickles(tmp_path / "canary"))
+    for kind, hostile in (("h5", 0), ("npz", programs), ("legacy", programs)):
         outcomes = []
         for content in seeds(kind, tmp_path):
             path.write_bytes(content)
@@ -228,11 +217,6 @@ def test_the_canary_would_be_seen(tmp_path):
         canary = tmp_path / str(number)
         pickle.loads(hostile_pickles(canary)[number])
         assert canary.is_dir()
-
-
-def doubling(first: bytes, pair: bytes) -> bytes:
-    """A program that builds pairs of the same pair of the same pair ..., 60 levels deep."""
-    return first + b"".join(b"q%c%b" % (n, pair.replace(b"?", b"h%c" % n)) for n in range(60))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from common.skeleton import H36M_16, H36M_17
 from models.build import build_model
 from models.graph_conv_variants import ADJ_MODULATIONS, GraphConvVariant, hop_adjacencies
 from models.modulated_gcn import ModulatedGraphConv
-from tests.test_modulated_gcn import randomise
+from tests.conftest import randomise
 
 
 def distances(skeleton) -> np.ndarray:

@@ -94,7 +94,7 @@ def test_best_weights_are_saved_under_published_names(trained):
     (log,) = (trained.parent / "runs").rglob("results.json")
     best = figures(log)["best"]
     assert int(epoch) == best["epoch"] and kind == "xyz"
-    assert int(error) == round(100 * best["mpjpe_mm"])
+    assert int(error) == int(100 * best["mpjpe_mm"])
     state = torch.load(path, weights_only=True)
     assert "gconv_input.0.gconv.W" in state and "non_local.theta.weight" in state
 

@@ -10,6 +10,7 @@ from common.skeleton import H36M_16, H36M_17, SKELETONS
 from models.build import build_model, count_parameters
 from models.modulated_gcn import ModulatedGCN, ModulatedGraphConv
 from models.non_local import JOINT_PAIRS, EmbeddedNonLocal, GroupedNonLocal
+from tests.conftest import randomise
 
 
 def transcription(x, W, M, adj, adj2, bias):
@@ -20,15 +21,6 @@ def transcription(x, W, M, adj, adj2, bias):
     own = torch.einsum("ij,bjc->bic", A * eye, M * torch.einsum("bji,ic->bjc", x, W[0]))
     others = torch.einsum("ij,bjc->bic", A * (1 - eye), M * torch.einsum("bji,ic->bjc", x, W[1]))
     return own + others + bias
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Move every parameter and statistic off its initial value, so that all of them show."""
-    with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.is_floating_point() and name.split(".")[-1] != "adj":
-                tensor.add_(0.2 * torch.rand_like(tensor) + 0.05)
-    return module
 
 
 @pytest.mark.parametrize("skeleton", [H36M_16, H36M_17])
@@ -109,11 +101,11 @@ def test_grouped_blocks_stand_between_the_residual_blocks():
     assert "gconv_layers.6.gconv2.gconv.M" in state and "gconv_layers.1.gconv1.bn.bias" not in state
     for prefix in ["gconv_input.1", *(f"gconv_layers.{i}" for i in (1, 3, 5, 7))]:
         for name, shape in {
-            "g.0.weight": (4, 8, 1, 1),
+            "g.0.weight": (4, 8, 1),
             "phi.0.bias": (4,),
-            "theta.weight": (4, 8, 1, 1),
+            "theta.weight": (4, 8, 1),
             "concat_project.0.weight": (1, 8, 1, 1),
-            "W.0.weight": (8, 4, 1, 1),
+            "W.0.weight": (8, 4, 1),
             "W.1.weight": (8,),
         }.items():
             assert state[f"{prefix}.non_local.{name}"].shape == shape
@@ -172,12 +164,12 @@ def test_biases_that_change_nothing_in_training_are_not_trained(non_local, of_bl
             assert not torch.allclose(model(x), before, atol=1e-3), name
 
 
-def conv1x1(conv: nn.Conv2d, joint: torch.Tensor) -> torch.Tensor:
-    y = conv.weight[:, :, 0, 0] @ joint
+def conv1x1(conv: nn.Module, joint: torch.Tensor) -> torch.Tensor:
+    y = conv.weight.flatten(1) @ joint
     return y if conv.bias is None else y + conv.bias
 
 
-def batch_norm(norm: nn.BatchNorm2d, joint: torch.Tensor) -> torch.Tensor:
+def batch_norm(norm: nn.Module, joint: torch.Tensor) -> torch.Tensor:
     scaled = (joint - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps)
     return scaled * norm.weight + norm.bias
 

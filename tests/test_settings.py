@@ -72,13 +72,15 @@ def test_an_edited_default_does_not_change_resumed_and_tested_runs():
     )
     before = settings.settings_of(opt.parse_gcn(["--epochs", "7"]))
     for old in (before, {"model": "mgcn", "epochs": 7, "seed": 0, "snapshot": 5}):
-        checkpoint = {"options": old}
-        resumed = settings.resumed_settings("main_gcn", checkpoint)
-        args = changed.parse_gcn(["--resume", "CKPT"], defaults=resumed)
+        checkpoint = {"options": old, "model": {"joints": 16, "hid_dim": 128}}
+        argv = ["--resume", "CKPT"]
+        resumed = settings.checkpoint_settings("main_gcn", "CKPT", checkpoint, argv, resume=True)
+        args = changed.parse_gcn(argv, defaults=resumed)
         assert (args.lr, args.adj_symmetric, args.epochs) == (1e-3, True, 7)
-        tested = settings.network_settings("main_gcn", checkpoint)
-        assert changed.parse_gcn(["--evaluate", "CKPT"], defaults=tested).adj_symmetric
-    assert settings.resumed_settings("main_gcn", {}) == {}
+        argv = ["--evaluate", "CKPT"]
+        for content in (checkpoint, {"model": {"joints": 16, "hid_dim": 128}}):  # and of others
+            tested = settings.checkpoint_settings("main_gcn", "CKPT", content, argv, resume=False)
+            assert changed.parse_gcn(argv, defaults=tested).adj_symmetric
 
 
 def test_a_script_runs_with_an_edited_table(tmp_path):

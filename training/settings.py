@@ -199,24 +199,48 @@ def current_settings(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def resumed_settings(script: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The settings with which the run of a checkpoint goes on.
+def checkpoint_settings(
+    script: str, path: str, checkpoint: dict[str, Any], argv: Sequence[str] | None, resume: bool
+) -> dict[str, Any]:
+    """The settings that a checkpoint brings, as defaults for a second look at the flags.
 
-    What an old run did not know of is as published, whatever the defaults in ``opt.py`` are. A
-    checkpoint of others has no settings, so that those of ``opt.py`` serve.
+    To resume, all of its run's; else those that say which network it holds, what that is given, and
+    how it was tested. A setting that an old run did not know is as published, whatever the defaults
+    in ``opt.py`` are. A file of others shows its network by names and shapes alone. Where another
+    model than the file's was typed there are none: they would be choices of the wrong network.
+
+    Raises:
+        UserError: the network has the non-local blocks of the other script.
     """
-    options = current_settings(checkpoint.get("options", {}))
-    if not options:
+    shown = _shown_settings(script, path, checkpoint["model"])
+    if _typed_alone(argv, "model") not in (None, shown.get("model")):
         return {}
-    return published_settings(script, options.get("model", DEFAULT)) | options
+    options = current_settings(checkpoint.get("options", {}))
+    found = published_settings(script, shown.get("model", DEFAULT)) | shown | options
+    if resume and options:
+        return found
+    kept = {"model", "joints", *_OF_NETWORK, *_OF_INPUT, *(("flip_test",) if options else ())}
+    return {key: value for key, value in found.items() if key in kept}
 
 
-def network_settings(script: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say which network a checkpoint holds, what it is given, and how it was
-    tested; nothing where the checkpoint does not say."""
-    kept = {"model", "joints", "flip_test", *_OF_NETWORK, *_OF_INPUT}
-    settings = resumed_settings(script, checkpoint)
-    return {key: value for key, value in settings.items() if key in kept}
+def _shown_settings(script: str, path: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the arguments of a checkpoint's network stand for. What no flag can say is
+    left out; it is refused when the networks are compared."""
+    block = found.get("non_local")
+    other = {kind: f"{name}.py" for name, kind in _NON_LOCAL.items() if name != script}
+    if block in [*other]:
+        raise UserError(
+            f"{path} has {block} non-local blocks, which are those of {other[block]}: use it"
+        )
+    shown = {key: value for key, value in found.items() if key in {*_OF_NETWORK, *_OF_INPUT}}
+    shown["non_local"] = block is not None
+    for key, value, choices in (
+        ("model", found.get("name", DEFAULT), [*MODELS]),
+        ("joints", found.get("joints"), [*SKELETONS]),
+    ):
+        if value in choices:
+            shown[key] = value
+    return shown
 
 
 def departures(settings: dict[str, Any] | None, script: str) -> dict[str, Any] | None:
