@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import distributed
 from common.averaging import WeightAverage
 from common.errors import UserError
-from common.metrics import ActionErrors
+from common.metrics import ActionErrors, published_form, root_centred
 from common.run import Run
 from data.pose_dataset import PoseBatch, PoseLoader
 
@@ -193,31 +193,46 @@ def _check_finite(total: Tensor, step: int) -> None:
 
 
 @torch.inference_mode()
-def predict(predictor: Predictor, batch: PoseBatch) -> Tensor:
-    """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
+def predict_uncentred(predictor: Predictor, batch: PoseBatch) -> Tensor:
+    """Poses (B, J, 3) as the networks give them: metres, camera space, root near zero."""
     set_mode(predictor.networks, training=False)
     with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=predictor.amp):
-        pose = predictor.predict(batch).float()
-    return pose - pose[:, :1]
+        return predictor.predict(batch).float()
+
+
+def predict(predictor: Predictor, batch: PoseBatch) -> Tensor:
+    """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
+    return root_centred(predict_uncentred(predictor, batch))
 
 
 def evaluate(predictor: Predictor, loader: PoseLoader) -> dict[str, Any]:
     """The errors of a data set, as ``ActionErrors.summary``.
 
+    On data sets of the Human3.6M protocol "published_form" holds the same summary of the poses in
+    the published code's form, mean of actions, and there "over_frames" their means over frames.
+
     Raises:
         UserError: a prediction is not finite.
     """
     dataset = loader.dataset
-    errors = ActionErrors(
-        dataset.actions, dataset.info.metrics, dataset.info.mean_over, dataset.targets_3d.device
-    )
+    info = dataset.info
+    forms = [root_centred, published_form] if info.h36m_protocol else [root_centred]
+    settings = (info.metrics, info.mean_over, dataset.targets_3d.device, len(forms))
+    errors = ActionErrors(dataset.actions, *settings)
     steps = -(-len(dataset) // loader.part[1] // loader.batch_size)
     for batch in _progress(loader.in_order(), steps, "testing"):
-        errors.update(predict(predictor, batch), batch.targets_3d, dataset.action[batch.index])
+        pose = predict_uncentred(predictor, batch)
+        scored = torch.stack([form(pose) for form in forms])
+        errors.update(scored, batch.targets_3d, dataset.action[batch.index])
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")
-    return errors.summary()
+    summary = errors.summary()
+    if info.h36m_protocol:
+        over_frames = errors.summary(1, "frames")
+        means = {metric: over_frames[metric] for metric in info.metrics}
+        summary["published_form"] = {**errors.summary(1, "actions"), "over_frames": means}
+    return summary
 
 
 def fit(
