@@ -113,6 +113,27 @@ def _published_lines(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def format_resumed(name: str, epoch: int, summary: dict[str, Any], error: float | None) -> str:
+    """The errors of a file before its training goes on.
+
+    Args:
+        summary: of its test.
+        error: what the file itself says.
+    """
+    lines = [
+        f"{name}, epoch {epoch}, tested before it goes on: MPJPE {summary['mpjpe_mm']:.2f} mm  "
+        f"P-MPJPE {summary['p_mpjpe_mm']:.2f} mm"
+    ]
+    if found := summary.get("published_form"):
+        means = found["over_frames"]
+        figures = f"{means['mpjpe_mm']:.4f} / {means['p_mpjpe_mm']:.4f}"
+        lines.append(f"as the published code computes it, mean over frames: {figures}")
+    if error is not None:
+        own = "its own figure; in a published file, of the published form and a mean over frames"
+        lines.append(f"the file says {error:.4f}: {own}")
+    return "\n  ".join(lines)
+
+
 def _figure(value: float | None) -> str:
     return f"{'-':>8}" if value is None else f"{value:8.2f}"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.checkpoint import load_checkpoint
 from common.errors import run_script
 from data.datasets import H36M
 from data.npz_io import save_object_arrays
@@ -45,6 +46,14 @@ def make_h36m(
 def h36m_folder(tmp_path: Path) -> Path:
     make_h36m(tmp_path / "dataset")
     return tmp_path / "dataset"
+
+
+def as_published(path: Path, checkpoint: Path, error: float) -> Path:
+    """Write what the published code would have saved: its keys only, the error as numpy's."""
+    state = load_checkpoint(checkpoint)
+    keys = ("epoch", "lr", "step", "state_dict", "optimizer")
+    torch.save({key: state[key] for key in keys} | {"error": np.float64(error)}, path)
+    return path
 
 
 @pytest.fixture
