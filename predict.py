@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.camera import normalize_screen_coordinates
 from common.engine import select_device
@@ -32,6 +31,7 @@ from common.files import atomic_write, refuse_existing
 from common.input_view import InputView
 from common.lifting import Lifter, load_lifter
 from common.parser import Parser
+from common.progress import follow
 from common.skeleton import Skeleton
 from common.visualize import check_picture_name, save_predictions
 
@@ -182,7 +182,7 @@ def lift(lifter: Lifter, screen: Tensor, intrinsics: Tensor | None) -> Tensor:
     """Screen coordinates (T, J, 2) -> poses (T, J, 3), metres, camera space, root at zero."""
     batches = screen.split(_BATCH)
     poses = []
-    for batch in tqdm(batches, "lifting", unit="batch", disable=None):
+    for batch in follow(batches, "lifting", len(batches), "step"):
         cameras = None if intrinsics is None else intrinsics.to(batch).expand(len(batch), 9)
         pose = lifter.lift(batch, cameras)
         poses.append(pose - pose[:, :1])

@@ -2,18 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common import distributed
 from common.averaging import WeightAverage
 from common.errors import UserError
-from common.metrics import ActionErrors
+from common.metrics import ActionErrors, published_form, root_centred
+from common.progress import Progress, duration
 from common.run import Run
 from data.pose_dataset import PoseBatch, PoseLoader
 
@@ -65,6 +65,30 @@ class Trainer(Predictor):
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for network in self.trained.values() for p in network.parameters()]
+
+
+@dataclass
+class Outlook:
+    """How far a training has still to go, for the lines of its log.
+
+    Attributes:
+        progress: that its loops share.
+        epochs: the last one's number.
+        test_share: the time of a test, as a multiple of an epoch's training.
+    """
+
+    progress: Progress
+    epochs: int
+    test_share: float = 0.0
+
+    def time_left(self, epoch: int, seconds: float, left: float) -> str:
+        """
+        Args:
+            epoch: in training, so many seconds since it started and so many from its end.
+        """
+        to_go = self.epochs - epoch + 1
+        in_all = to_go * (seconds + left) * (1 + self.test_share) - seconds
+        return f"{duration(left)} left in this epoch, {duration(in_all)} in all"
 
 
 def set_mode(networks: dict[str, nn.Module], training: bool) -> None:
@@ -139,13 +163,14 @@ def limit_weights(optimizer: torch.optim.Optimizer, network: nn.Module, max_norm
 
 
 def train_one_epoch(
-    trainer: Trainer, loader: PoseLoader, epoch: int, step: int
+    trainer: Trainer, loader: PoseLoader, epoch: int, step: int, outlook: Outlook | None = None
 ) -> tuple[float, int]:
     """Train on every pose once.
 
     Args:
         epoch: its number, from 1.
         step: steps done before.
+        outlook: of the whole training; None takes this epoch for the last.
 
     Returns:
         The mean loss over poses, and the steps done after.
@@ -157,8 +182,17 @@ def train_one_epoch(
     distributed.seed_epoch(loader.seed, epoch)
     parameters = trainer.parameters()
     device = loader.dataset.targets_3d.device
-    total = torch.zeros((), device=device)
-    for batch in _progress(loader.shuffled(epoch), loader.epoch_steps, f"epoch {epoch}"):
+    total, seen = torch.zeros((), device=device), 0
+    outlook = outlook or Outlook(Progress(), epoch)
+
+    def ending(seconds: float, left: float) -> str:
+        rate = trainer.optimizer.param_groups[0]["lr"]  # of the step; reading the loss waits for it
+        state = f"loss {total.item() / seen:.4g}, learning rate {rate:.4g}"
+        return f"{state}, {outlook.time_left(epoch, seconds, left)}"
+
+    what = (f"epoch {epoch}/{outlook.epochs}", loader.epoch_steps, "step")
+    batches = loader.shuffled(epoch)
+    for batch in outlook.progress.follow(batches, *what, leave=False, ending=ending):
         step += 1
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.rate(step, epoch)
@@ -171,17 +205,14 @@ def train_one_epoch(
         trainer.optimizer.step()
         if trainer.average:
             trainer.average.update(step)
-        total += loss.detach() * (batch.whole or len(batch))
+        poses = batch.whole or len(batch)
+        total += loss.detach() * poses
+        seen += poses
         if step % _CHECK_EVERY == 0:
             _check_finite(total, step)
     distributed.average(total)
     _check_finite(total, step)
     return total.item() / loader.epoch_size, step
-
-
-def _progress(batches: Iterator[PoseBatch], steps: int, what: str) -> Iterator[PoseBatch]:
-    """A bar with rate and time left; nothing where the output is not a terminal."""
-    return tqdm(batches, what, steps, unit="step", leave=False, disable=None)
 
 
 def _check_finite(total: Tensor, step: int) -> None:
@@ -193,31 +224,56 @@ def _check_finite(total: Tensor, step: int) -> None:
 
 
 @torch.inference_mode()
-def predict(predictor: Predictor, batch: PoseBatch) -> Tensor:
-    """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
+def predict_uncentred(predictor: Predictor, batch: PoseBatch) -> Tensor:
+    """Poses (B, J, 3) as the networks give them: metres, camera space, root near zero."""
     set_mode(predictor.networks, training=False)
     with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=predictor.amp):
-        pose = predictor.predict(batch).float()
-    return pose - pose[:, :1]
+        return predictor.predict(batch).float()
 
 
-def evaluate(predictor: Predictor, loader: PoseLoader) -> dict[str, Any]:
+def predict(predictor: Predictor, batch: PoseBatch) -> Tensor:
+    """Poses (B, J, 3) as tested: metres, camera space, root at zero."""
+    return root_centred(predict_uncentred(predictor, batch))
+
+
+def evaluate(
+    predictor: Predictor,
+    loader: PoseLoader,
+    progress: Progress | None = None,
+    what: str = "testing",
+) -> dict[str, Any]:
     """The errors of a data set, as ``ActionErrors.summary``.
+
+    On data sets of the Human3.6M protocol "published_form" holds the same summary of the poses in
+    the published code's form, mean of actions, and there "over_frames" their means over frames.
+
+    Args:
+        progress: of the training that this is a part of.
+        what: is being done, for the progress.
 
     Raises:
         UserError: a prediction is not finite.
     """
     dataset = loader.dataset
-    errors = ActionErrors(
-        dataset.actions, dataset.info.metrics, dataset.info.mean_over, dataset.targets_3d.device
-    )
+    info = dataset.info
+    forms = [root_centred, published_form] if info.h36m_protocol else [root_centred]
+    settings = (info.metrics, info.mean_over, dataset.targets_3d.device, len(forms))
+    errors = ActionErrors(dataset.actions, *settings)
     steps = -(-len(dataset) // loader.part[1] // loader.batch_size)
-    for batch in _progress(loader.in_order(), steps, "testing"):
-        errors.update(predict(predictor, batch), batch.targets_3d, dataset.action[batch.index])
+    progress = progress or Progress()
+    for batch in progress.follow(loader.in_order(), what, steps, "step", leave=False):
+        pose = predict_uncentred(predictor, batch)
+        scored = torch.stack([form(pose) for form in forms])
+        errors.update(scored, batch.targets_3d, dataset.action[batch.index])
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")
-    return errors.summary()
+    summary = errors.summary()
+    if info.h36m_protocol:
+        over_frames = errors.summary(1, "frames")
+        means = {metric: over_frames[metric] for metric in info.metrics}
+        summary["published_form"] = {**errors.summary(1, "actions"), "over_frames": means}
+    return summary
 
 
 def fit(
@@ -235,11 +291,14 @@ def fit(
     """
     loss = distributed.averaged_loss(list(trainer.trained.values()), trainer.loss)
     trainer = replace(trainer, loss=loss)
+    # Until it is measured: a pose is tested in about a third of the time of its training.
+    test_share = len(test.dataset) / train.epoch_size / 3
+    outlook = Outlook(Progress(), epochs, test_share)
     for epoch in range(run.epoch + 1, epochs + 1):
         start = time.perf_counter()
-        mean_loss, step = train_one_epoch(trainer, train, epoch, run.step)
+        mean_loss, step = train_one_epoch(trainer, train, epoch, run.step, outlook)
         trained = time.perf_counter()
-        summary = evaluate(trainer, test)
+        summary = evaluate(trainer, test, outlook.progress, f"epoch {epoch}/{epochs}, testing")
         row = {
             "epoch": epoch,
             "step": step,
@@ -250,6 +309,7 @@ def fit(
             "train_seconds": trained - start,
             "test_seconds": time.perf_counter() - trained,
         }
+        outlook.test_share = row["test_seconds"] / row["train_seconds"]
         is_best = run.finish_epoch(row, summary, training_state(trainer))
         if is_best and on_best:
             on_best(epoch, row["mpjpe_mm"])

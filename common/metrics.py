@@ -13,6 +13,21 @@ from common.skeleton import SKELETONS
 # MPI-INF-3DHP: 0 to 150 mm in steps of 5, in metres; the joints that its evaluation leaves out.
 AUC_THRESHOLDS = tuple(step / 1000 for step in range(0, 151, 5))
 _NOT_SCORED = ("Hip", "Spine", "Neck/Nose")
+_SURE = 0.01  # see nearest_rotation
+
+
+def root_centred(pose: Tensor) -> Tensor:
+    """The whole pose (B, J, 3) moved so that its root, joint 0, is at zero."""
+    return pose - pose[:, :1]
+
+
+def published_form(pose: Tensor) -> Tensor:
+    """The pose (B, J, 3) with joint 0 set to zero and nothing else moved.
+
+    This is what the published evaluations score: they subtract the root in place, through a view of
+    the memory being written, so that only the root itself moves.
+    """
+    return torch.cat([torch.zeros_like(pose[:, :1]), pose[:, 1:]], dim=1)
 
 
 def mpjpe(pred: Tensor, target: Tensor) -> Tensor:
@@ -34,14 +49,56 @@ def p_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
     _check_shapes(pred, target)
     p, t = pred.double(), target.double()
     p, t = p - p.mean(dim=1, keepdim=True), t - t.mean(dim=1, keepdim=True)
-    U, S, Vt = torch.linalg.svd((p.mT @ t).nan_to_num(0.0, 0.0, 0.0))
-    # The last axis turns round where the best orthogonal matrix would be a reflection.
-    sign = torch.where(torch.linalg.det(U @ Vt) < 0, -1.0, 1.0).to(S)
-    signs = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
-    rotation = (U * signs.unsqueeze(1)) @ Vt
+    covariance = (p.mT @ t).nan_to_num(0.0, 0.0, 0.0)
+    rotation = nearest_rotation(covariance)
     size = p.square().sum(dim=(1, 2)).clamp_min(torch.finfo(p.dtype).tiny)
-    scale = (S * signs).sum(dim=-1) / size
+    scale = (rotation * covariance).sum(dim=(1, 2)) / size
     return (scale[:, None, None] * (p @ rotation) - t).norm(dim=-1).mean(dim=-1).to(pred.dtype)
+
+
+def nearest_rotation(matrices: Tensor) -> Tensor:
+    """The rotations R with the largest trace(R^T C), for C (B, 3, 3) float64: -> (B, 3, 3).
+
+    Markley's FOAM (1993), a few elementwise operations where a singular value decomposition takes
+    each matrix by itself. With C scaled to ||C|| = 1, singular values s1 >= s2 >= s3 and s3 counted
+    negative where det C < 0, l = s1 + s2 + s3 is the largest root of
+    (l^2 - ||C||^2)^2 - 8 l det C - 4 ||cof C||^2, and
+
+        R = ((k + ||C||^2) C + l cof C - C C^T C) / z,    k = (l^2 - ||C||^2) / 2,
+        z = k l - det C = (s1 + s2) (s1 + s3) (s2 + s3).
+
+    Rounding grows with 1 / z^2, to 1e-12 at most as long as z > 0.01. The others, among them all
+    whose best rotation is not unique, are decomposed.
+    """
+    largest = matrices.abs().amax(dim=(1, 2), keepdim=True)
+    C = matrices / largest.clamp_min(torch.finfo(matrices.dtype).tiny)
+    C = C / C.norm(dim=(1, 2), keepdim=True).clamp_min(0.5)  # 1 at least, unless C is zero
+    cofactors = torch.linalg.cross(C.roll(-1, 1), C.roll(-2, 1), dim=2)
+    det = (C[:, 0] * cofactors[:, 0]).sum(dim=1)
+    norm, cofactor_norm = C.square().sum(dim=(1, 2)), cofactors.square().sum(dim=(1, 2))
+    # Newton's iteration falls to the largest root from any bound above it; 12 rounds are enough
+    # wherever z > 0.01.
+    root = (norm + 2 * (3 * cofactor_norm).sqrt()).sqrt()
+    for _ in range(12):
+        rest = root.square() - norm
+        value = rest.square() - 8 * det * root - 4 * cofactor_norm
+        root = root - value / (4 * rest * root - 8 * det)
+    k = (root.square() - norm) / 2
+    z = k * root - det
+    k, root, z = (v[:, None, None] for v in (k + norm, root, z))
+    rotations = (k * C + root * cofactors - C @ (C.mT @ C)) / z
+    unsure = ~(z.flatten() > _SURE)
+    if unsure.any():
+        rotations[unsure] = _nearest_rotation_by_svd(matrices[unsure])
+    return rotations
+
+
+def _nearest_rotation_by_svd(matrices: Tensor) -> Tensor:
+    U, _, Vt = torch.linalg.svd(matrices)
+    # The last axis turns round where the best orthogonal matrix would be a reflection.
+    sign = torch.where(torch.linalg.det(U @ Vt) < 0, -1.0, 1.0).to(U)
+    signs = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
+    return (U * signs.unsqueeze(1)) @ Vt
 
 
 def scored_joints(num_joints: int) -> list[int]:
@@ -90,7 +147,11 @@ METRICS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
 
 
 class ActionErrors:
-    """Sums errors by action; sums are exact enough (float64) not to depend on the batches."""
+    """Sums errors by action; sums are exact enough (float64) not to depend on the batches.
+
+    Several forms of the same predictions, such as root-centred and :func:`published_form`, are
+    scored in one go, which is cheaper than one after the other.
+    """
 
     def __init__(
         self,
@@ -98,41 +159,55 @@ class ActionErrors:
         metrics: Sequence[str] = ("mpjpe_mm", "p_mpjpe_mm"),
         mean_over: str = "actions",
         device: torch.device | str = "cpu",
+        forms: int = 1,
     ) -> None:
         """
         Args:
             metrics: names in :data:`METRICS`.
             mean_over: the mean in all is over "actions", each counting alike, or "frames".
+            forms: of each prediction.
         """
         self.actions, self.metrics, self.mean_over = tuple(actions), tuple(metrics), mean_over
-        shape = (len(self.actions), len(self.metrics))
+        shape = (forms, len(self.actions), len(self.metrics))
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.frames = torch.zeros(len(self.actions), dtype=torch.int64, device=device)
 
     def update(self, pred: Tensor, target: Tensor, action: Tensor) -> None:
-        """Add B poses: (B, J, 3) metres, both root-centred; ``action`` (B,) indices."""
-        action = action.long()
+        """Add B poses.
+
+        Args:
+            pred: (forms, B, J, 3) metres, or (B, J, 3) where there is one form.
+            target: (B, J, 3) metres, root-centred.
+            action: (B,) indices.
+        """
+        action, forms = action.long(), len(self.sums)
+        pred, target = pred.reshape(-1, *pred.shape[-2:]), target.repeat(forms, 1, 1)
         values = [METRICS[name][0](pred, target) for name in self.metrics]
-        self.sums.index_add_(0, action, torch.stack(values, dim=1).double())
+        values = torch.stack(values, dim=1).double().view(forms, -1, len(self.metrics))
+        self.sums.index_add_(1, action, values)
         self.frames += torch.bincount(action, minlength=len(self.actions))
 
-    def summary(self) -> dict:
+    def summary(self, form: int = 0, mean_over: str | None = None) -> dict:
         """Means: of each action over its frames, and in all.
 
         Gives {metric: mean in all, "mean_over": ..., "frames": n, "per_action": {action: {metric,
         "frames"}}}; an action without frames is None there and does not count in the mean.
+
+        Args:
+            mean_over: another than the one of all forms.
         """
-        frames, sums = self.frames.cpu(), self.sums.cpu()
+        mean_over = mean_over or self.mean_over
+        frames, sums = self.frames.cpu(), self.sums[form].cpu()
         sums = sums * torch.tensor([METRICS[name][1] for name in self.metrics])
         means = sums / frames.unsqueeze(1)
         by_actions = means[frames > 0].mean(dim=0)
-        overall = by_actions if self.mean_over == "actions" else sums.sum(dim=0) / frames.sum()
+        overall = by_actions if mean_over == "actions" else sums.sum(dim=0) / frames.sum()
         rows = {
             action: self._named(means[i].tolist() if n else [None] * len(self.metrics), n)
             for i, (action, n) in enumerate(zip(self.actions, frames.tolist(), strict=True))
         }
         total = self._named(overall.tolist(), int(frames.sum()))
-        return total | {"mean_over": self.mean_over, "per_action": rows}
+        return total | {"mean_over": mean_over, "per_action": rows}
 
     def _named(self, values: list, frames: int) -> dict:
         return dict(zip(self.metrics, values, strict=True)) | {"frames": frames}

@@ -14,6 +14,7 @@ _TITLES = {
     "pck_percent": "PCK %",
     "auc_percent": "AUC %",
 }
+PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # What a figure must not be read without, keys of its header.
 REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale")
 
@@ -68,7 +69,8 @@ def format_network(header: dict[str, Any]) -> str:
 
 
 def format_table(results: dict[str, dict[str, Any]], note: str) -> str:
-    """A row an action, the metrics of each result side by side, the mean in all last.
+    """A row an action, the metrics of each result side by side, the mean in all last; below it a
+    line a result with its errors in the published code's form, if any result has them.
 
     Args:
         results: {title: summary of ``ActionErrors``}; the summaries share actions and metrics.
@@ -93,8 +95,43 @@ def format_table(results: dict[str, dict[str, Any]], note: str) -> str:
         for action in first["per_action"]
     ]
     total = line(last, list(results.values()))
-    lines = [f"{'':{width}}{titles}", head, rule, *body, rule, total, note]
+    published = _published_lines(results)
+    lines = [f"{'':{width}}{titles}", head, rule, *body, rule, total, *published, note]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _published_lines(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Summaries of older versions of this program have no such errors."""
+    if not any("published_form" in result for result in results.values()):
+        return []
+    lines = []
+    for title, result in results.items():
+        found = result.get("published_form")
+        figures = f"{found['mpjpe_mm']:.2f} / {found['p_mpjpe_mm']:.2f}" if found else "-"
+        whose = f"{title}, " if len(results) > 1 else ""
+        lines.append(f"{whose}as the published code computes it: {figures} ({PUBLISHED_FORM})")
+    return lines
+
+
+def format_resumed(name: str, epoch: int, summary: dict[str, Any], error: float | None) -> str:
+    """The errors of a file before its training goes on.
+
+    Args:
+        summary: of its test.
+        error: what the file itself says.
+    """
+    lines = [
+        f"{name}, epoch {epoch}, tested before it goes on: MPJPE {summary['mpjpe_mm']:.2f} mm  "
+        f"P-MPJPE {summary['p_mpjpe_mm']:.2f} mm"
+    ]
+    if found := summary.get("published_form"):
+        means = found["over_frames"]
+        figures = f"{means['mpjpe_mm']:.4f} / {means['p_mpjpe_mm']:.4f}"
+        lines.append(f"as the published code computes it, mean over frames: {figures}")
+    if error is not None:
+        own = "its own figure; in a published file, of the published form and a mean over frames"
+        lines.append(f"the file says {error:.4f}: {own}")
+    return "\n  ".join(lines)
 
 
 def _figure(value: float | None) -> str:

@@ -10,7 +10,10 @@ results.json, curves.png, poses.png   written at the end
 
 import csv
 import json
+import math
 import time
+from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,25 @@ def _make_folder(parent: Path, name: str | None) -> Path:
     raise UserError(f"{folder} exists: give another --name")
 
 
+@dataclass(frozen=True)
+class ResumedFile:
+    """A checkpoint that does not say what its best is, as a published one.
+
+    Attributes:
+        name: of the file.
+        error: what the file gives as its error, measured by whoever wrote it; None if nothing.
+    """
+
+    name: str
+    error: float | None
+
+    @classmethod
+    def of(cls, path: Path, checkpoint: dict[str, Any]) -> "ResumedFile":
+        error = checkpoint.get("error")
+        is_figure = isinstance(error, Real) and math.isfinite(error)  # numpy's numbers are Real
+        return cls(path.name, float(error) if is_figure else None)
+
+
 class Run:
     """The records of one training run. Of several processes, only the main one writes.
 
@@ -55,6 +77,8 @@ class Run:
         description: what every checkpoint says of itself: model, dataset, options.
         history: the rows of the log so far.
         last, best: {"epoch": n, "chosen_by": text} and the summary of that epoch's test.
+        untested: the file that was resumed, where it does not say what its best is: its weights,
+            once they are tested, are the best so far (``start_from_file``).
     """
 
     def __init__(self, folder: Path, description: dict[str, Any], snapshot: int) -> None:
@@ -64,6 +88,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.last: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
+        self.untested: ResumedFile | None = None
         self._start = (0, 0)
 
     @classmethod
@@ -111,6 +136,8 @@ class Run:
         run.history = list(checkpoint.get("history", []))
         run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
         run._start = (checkpoint["epoch"], checkpoint["step"])
+        if run.best is None:
+            run.untested = ResumedFile.of(path, checkpoint)
         return run
 
     @property
@@ -131,6 +158,18 @@ class Run:
         """Time spent on training and testing, all epochs together."""
         return sum(row["train_seconds"] + row["test_seconds"] for row in self.history)
 
+    def start_from_file(
+        self, lr: float, summary: dict[str, Any], training_state: dict[str, Any]
+    ) -> None:
+        """Take the weights that were resumed, tested before any epoch, for the best so far."""
+        chosen_by = f"{self.untested.name} as it was resumed, tested before any further epoch"
+        self.best = {"epoch": self.epoch, "chosen_by": chosen_by, **summary}
+        self.untested = None
+        if distributed.is_main():
+            row = {"epoch": self.epoch, "step": self.step, "lr": lr, **summary}
+            state = self._state(row, training_state)
+            save_checkpoint(self.folder / BEST, state | {"chosen_by": chosen_by})
+
     def finish_epoch(
         self, row: dict[str, Any], summary: dict[str, Any], training_state: dict[str, Any]
     ) -> bool:
@@ -144,8 +183,9 @@ class Run:
             self._save(row, is_best, training_state)
         return is_best
 
-    def _save(self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]) -> None:
-        state = {
+    def _state(self, row: dict[str, Any], training_state: dict[str, Any]) -> dict[str, Any]:
+        """What every checkpoint holds, but for why it was chosen."""
+        return {
             "epoch": row["epoch"],
             "step": row["step"],
             "lr": row["lr"],
@@ -156,6 +196,9 @@ class Run:
             "last": self.last,
             "best": self.best,
         }
+
+    def _save(self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]) -> None:
+        state = self._state(row, training_state)
         if is_best:
             save_checkpoint(self.folder / BEST, state | {"chosen_by": CHOSEN_BY[BEST]})
         if self.snapshot and row["epoch"] % self.snapshot == 0:

@@ -1,6 +1,7 @@
 """The steps that the scripts share, from data to report; each takes values, not flags."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from torch import Tensor
 
 from common import distributed, report
 from common.camera import remove_distortion, solve_translation
-from common.engine import Predictor, Trainer, evaluate, fit, predict, restore_training_state
+from common.engine import (
+    Predictor,
+    Trainer,
+    evaluate,
+    fit,
+    predict,
+    restore_training_state,
+    training_state,
+)
 from common.errors import UserError
 from common.published import ModelFiles
 from common.run import RESULTS, Run, write_json
@@ -186,6 +195,8 @@ def train(
     try:
         test_loader = evaluation_loader(test_set)
         on_best = files.save if files and distributed.is_main() else None
+        if run.untested:
+            _test_resumed(trainer, run, test_loader, on_best)
         fit(trainer, run, train_loader, test_loader, epochs, on_best)
     except KeyboardInterrupt:
         if run.history:
@@ -205,6 +216,21 @@ def train(
     save_curves(run.folder / "curves.png", run.history, run.best["epoch"])
     _save_poses(run.folder / "poses.png", trainer, test_set)
     print(f"results.json, log.csv, curves.png and poses.png are in {run.folder}")
+
+
+def _test_resumed(
+    trainer: Trainer,
+    run: Run,
+    test_loader: PoseLoader,
+    on_best: Callable[[int, float], None] | None,
+) -> None:
+    """Test the weights that were resumed, the best so far, and save them as such."""
+    file, lr = run.untested, trainer.optimizer.param_groups[0]["lr"]
+    summary = evaluate(trainer, test_loader, what=f"testing {file.name}")
+    run.start_from_file(lr, summary, training_state(trainer))
+    if on_best:
+        on_best(run.epoch, summary["mpjpe_mm"])
+    print(report.format_resumed(file.name, run.epoch, summary, file.error), flush=True)
 
 
 def _save_poses(path: Path, predictor: Predictor, dataset: PoseDataset) -> None:

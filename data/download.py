@@ -24,14 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
 from common.extras import require
 from common.files import atomic_write
 from common.parser import Parser
+from common.progress import follow
 from data.datasets import H36M, HDM05, MPI_INF_3DHP, DatasetInfo
 from data.npz_io import load_object_array
 
@@ -181,14 +180,11 @@ def _place(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | N
 def _receive(
     response: http.client.HTTPResponse, partial: Path, start: int, total: int | None
 ) -> None:
-    progress = tqdm(
-        total=total, initial=start, unit="B", unit_scale=True, desc=partial.stem, disable=None
-    )
+    blocks = follow(_blocks(response), partial.stem, total, "B", done=start, size=len)
     try:
-        with progress, partial.open("ab" if start else "wb") as file:
-            for block in _blocks(response):
+        with partial.open("ab" if start else "wb") as file:
+            for block in blocks:
                 file.write(block)
-                progress.update(len(block))
     except OSError as error:
         raise UserError(
             f"cannot write {partial} ({error.strerror or error}): free some space, run this again"

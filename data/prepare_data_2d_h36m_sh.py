@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing
 from common.parser import Parser
+from common.progress import follow
 from common.skeleton import H36M_16
 from data.archive import read_h5, read_members
 from data.datasets import H36M
@@ -60,7 +60,7 @@ def read_detections(source: Path, folder: str) -> Detections:
         rf"(?:^|/)(?P<subject>S\d+)/{folder}/(?P<sequence>[^/_.][^/.]*)\.(?P<camera>\d+)\.h5$"
     )
     views: dict[str, dict[str, dict[str, np.ndarray]]] = {subject: {} for subject in SUBJECTS}
-    files = tqdm(read_members(source, pattern), desc="detections", unit="file", disable=None)
+    files = follow(read_members(source, pattern), "detections", unit="file")
     for match, where, content in files:
         subject, camera = match["subject"], match["camera"]
         name = sequence_name(match["sequence"].replace("_", " "), where)

@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing
 from common.parser import Parser
+from common.progress import follow
 from common.skeleton import H36M_17
 from data.archive import read_h5, read_members
 from data.datasets import MPI_INF_3DHP, SCENES_3DHP
@@ -106,7 +106,8 @@ def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, d
         UserError: see :func:`read_files` and :func:`read_sequence`.
     """
     positions, pixels = {}, {}
-    for subject, content in tqdm(sorted(read_files(source).items()), unit="file", disable=None):
+    files = sorted(read_files(source).items())
+    for subject, content in follow(files, "sequences", len(files), "file"):
         scene = SCENES_3DHP[subject]
         points, image = read_sequence(content, f"{source}, {subject}", annotation)
         positions[subject], pixels[subject] = {scene: points}, {scene: [image]}

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing
 from common.parser import Parser
+from common.progress import follow
 from data.npz_io import save_object_arrays
 
 # The bone whose end is each of the 17 joints, in Human3.6M's order ("root" is the root itself).
@@ -266,7 +266,7 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
             skeletons[path.stem.removeprefix("HDM_")] = parse_asf(texts[name], name)
     positions: dict[str, dict[str, np.ndarray]] = {}
     clips = [name for name in texts if name.lower().endswith(".amc")]
-    for name in tqdm(clips, desc="clips", unit="clip", disable=None):
+    for name in follow(clips, "clips", len(clips), "clip"):
         subject, sequence, rate = clip_name(PurePosixPath(name).stem)
         if subject not in skeletons:
             raise UserError(f"{name}: its skeleton {subject}.asf is not in {source}")

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,6 +32,7 @@ from common.errors import UserError, run_script
 from common.extras import require
 from common.files import refuse_existing
 from common.parser import Parser
+from common.progress import follow
 from common.skeleton import SKELETONS, Skeleton
 from data.archive import MAX_MEMBER, read_h5, read_members, reading
 from data.datasets import H36M
@@ -165,16 +165,14 @@ def read_positions(sources: Iterable[Path], form: Form) -> Positions:
             twice, or no sequence at all.
     """
     found: Positions = {subject: {} for subject in SUBJECTS}
-    with tqdm(desc="sequences", unit="file", disable=None) as progress:
-        for source in sources:
-            for match, where, content in read_members(source, form.pattern):
-                progress.update()
-                subject, name = match["subject"], sequence_name(match["sequence"], where)
-                if subject not in found or (subject, name) in H36M.excluded:
-                    continue
-                if name in found[subject]:
-                    raise UserError(f"{where}: a second file of {subject}/{name}: remove one")
-                found[subject][name] = to_positions(form.read(content, where), where)
+    files = (file for source in sources for file in read_members(source, form.pattern))
+    for match, where, content in follow(files, "sequences", unit="file"):
+        subject, name = match["subject"], sequence_name(match["sequence"], where)
+        if subject not in found or (subject, name) in H36M.excluded:
+            continue
+        if name in found[subject]:
+            raise UserError(f"{where}: a second file of {subject}/{name}: remove one")
+        found[subject][name] = to_positions(form.read(content, where), where)
     if not any(found.values()):
         raise UserError(f"no pose files found: they are named like {form.example}")
     return {who: dict(sorted(clips.items())) for who, clips in found.items() if clips}
@@ -186,7 +184,7 @@ def project_positions(positions: Positions, skeleton: Skeleton) -> dict[str, dic
     return {
         subject: {
             name: _project(torch.from_numpy(motion[:, kept]).double(), subject)
-            for name, motion in tqdm(clips.items(), desc=f"projecting {subject}", disable=None)
+            for name, motion in follow(clips.items(), f"projecting {subject}", len(clips), "clip")
         }
         for subject, clips in positions.items()
     }

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from common.camera import image_coordinates, project, world_to_camera
+from common.checkpoint import load_checkpoint
 from common.errors import run_script
 from common.skeleton import H36M_17, Skeleton
 from data.cameras import h36m_cameras
@@ -88,6 +89,14 @@ def write_2d(
 def h36m_folder(tmp_path: Path) -> Path:
     make_h36m(tmp_path / "dataset")
     return tmp_path / "dataset"
+
+
+def as_published(path: Path, checkpoint: Path, error: float) -> Path:
+    """Write what the published code would have saved: its keys only, the error as numpy's."""
+    state = load_checkpoint(checkpoint)
+    keys = ("epoch", "lr", "step", "state_dict", "optimizer")
+    torch.save({key: state[key] for key in keys} | {"error": np.float64(error)}, path)
+    return path
 
 
 @pytest.fixture

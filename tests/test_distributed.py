@@ -133,6 +133,10 @@ def test_two_processes_follow_one(start, h36m_folder):
         assert two["frames"] == single["frames"] == 192
         for action, row in single["per_action"].items():
             assert two["per_action"][action]["frames"] == row["frames"]
+        published = [errors["published_form"] for errors in (two, single)]
+        assert published[0]["frames"] == 192
+        for a, b in zip(*([form, form["over_frames"]] for form in published), strict=True):
+            assert a["mpjpe_mm"] == pytest.approx(b["mpjpe_mm"], rel=1e-3)
     assert zero["errors"][0]["mpjpe_mm"] == pytest.approx(alone["errors"][0]["mpjpe_mm"], abs=0.01)
     # the statistics are moving, so the above is no comparison of what was never touched
     assert alone["weights"]["gconv_layers.1.non_local.W.1.weight"].abs().max() > 0

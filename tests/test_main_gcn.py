@@ -16,7 +16,7 @@ from common.checkpoint import load_checkpoint
 from common.run import Run
 from main_gcn import main
 from models.build import build_model
-from tests.conftest import ROOT, SLICE
+from tests.conftest import ROOT, SLICE, as_published
 
 
 def weights_of(path) -> dict:
@@ -128,6 +128,50 @@ def test_a_published_checkpoint_is_tested_but_weights_alone_are_not_resumed(call
     status, _, err = call(main, *SLICE, "--non_local", "--resume", path, "-e", 40, "-c", tmp_path)
     assert status == 2 and "evaluated, not resumed" in err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_published_checkpoint_that_is_resumed_is_tested_first_and_may_stay_the_best(
+    train, call, tmp_path
+):
+    first, _ = train("first", "-e", 2)
+    before = load_checkpoint(first / "ckpt_last.pth.tar")["last"]
+    path = as_published(tmp_path / "published.pth.tar", first / "ckpt_last.pth.tar", 38.4549)
+    ruin = ["-e", 3, "--lr", 5, "--dropout", 0.1]  # what follows is worse
+    folder, out = train("resumed", "--resume", path, *ruin)
+    best = json.loads((folder / "results.json").read_text())["results"]["best"]
+    assert best["epoch"] == 2 and best["chosen_by"].startswith("published.pth.tar as it was")
+    assert {key: best[key] for key in before if key != "chosen_by"} == {
+        key: value for key, value in before.items() if key != "chosen_by"
+    }
+    assert f"epoch 2, tested before it goes on: MPJPE {before['mpjpe_mm']:.2f} mm" in out
+    over_frames = before["published_form"]["over_frames"]["mpjpe_mm"]
+    assert f"mean over frames: {over_frames:.4f} / " in out
+    assert "the file says 38.4549: its own figure" in out
+    assert_same_weights(folder / "ckpt_best.pth.tar", path)
+    assert [row["epoch"] for row in csv.DictReader((folder / "log.csv").open())] == ["3"]
+
+    # The file that was saved is tested and resumed as any other.
+    kept, results = folder / "ckpt_best.pth.tar", tmp_path / "r.json"
+    status, out, err = call(main, *SLICE, "--eva", kept, "--results", results)
+    assert (status, err) == (0, "") and best["chosen_by"] in out
+    found = json.loads(results.read_text())["results"]["evaluated"]
+    assert found["mpjpe_mm"] == pytest.approx(before["mpjpe_mm"], abs=1e-4)
+    moved = kept.rename(tmp_path / "moved.pth.tar")
+    again, out = train("again", "--resume", moved, *ruin)
+    assert "the file says" not in out and "tested before" not in out
+    assert_same_weights(again / "ckpt_last.pth.tar", folder / "ckpt_last.pth.tar")
+    assert json.loads((again / "results.json").read_text())["results"]["best"] == best
+
+
+def test_a_better_epoch_takes_the_place_of_the_file_that_was_resumed(train, tmp_path):
+    first, _ = train("first", "-e", 1)
+    path = as_published(tmp_path / "published.pth.tar", first / "ckpt_last.pth.tar", float("nan"))
+    folder, out = train("resumed", "--resume", path, "-e", 12, "--lr", 0.01)
+    best = load_checkpoint(folder / "ckpt_best.pth.tar")
+    assert best["epoch"] > 1 and best["chosen_by"] == "lowest MPJPE on the test subjects"
+    before = load_checkpoint(first / "ckpt_last.pth.tar")["last"]
+    assert best["error"] == best["best"]["mpjpe_mm"] < before["mpjpe_mm"]
+    assert "tested before it goes on" in out and "the file says" not in out
 
 
 @pytest.fixture

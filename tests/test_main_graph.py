@@ -14,7 +14,7 @@ from data.pose_dataset import PoseBatch, PoseLoader
 from main_graph import build_lifter, build_trainer, main
 from models.build import build_model, count_parameters
 from models.pose_refine import PoseRefine
-from tests.conftest import SLICE
+from tests.conftest import SLICE, as_published
 from tests.test_pose_dataset import load as load_h36m
 from training import settings
 
@@ -159,6 +159,21 @@ def test_resuming_refinement_gives_what_one_run_gives(graph, trained, call, tmp_
         for n in ("whole", "part")
     ]
     assert names[0] == names[1] and len(names[0]) == 2
+
+
+def test_a_resumed_file_without_a_best_gets_published_names_too(graph, call, tmp_path):
+    graph("--pro_train", 1, "-e", 1, "--name", "first")
+    last = tmp_path / "runs" / "first" / "ckpt_last.pth.tar"
+    path = as_published(tmp_path / "published.pth.tar", last, 50.0)
+    out = graph("--resume", path, "-e", 2, "--lr", 5, "--save_model", 1, "--name", "second")
+    assert "the file says 50.0000" in out
+    folder = tmp_path / "runs" / "second"
+    best = figures(folder / "results.json")["best"]
+    (model,) = folder.glob("model_module_gcn_*.pth")
+    assert model.name == f"model_module_gcn_1_eva_xyz_{round(100 * best['mpjpe_mm'])}.pth"
+    weights, expected = load_checkpoint(model), load_checkpoint(last)
+    for name, tensor in expected["state_dict"].items():
+        assert torch.equal(weights["state_dict"][name], tensor), name
 
 
 @pytest.mark.parametrize("refine", [False, True])

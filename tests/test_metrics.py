@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from common.metrics import ActionErrors, mpjpe, p_mpjpe
+from common.metrics import ActionErrors, mpjpe, nearest_rotation, p_mpjpe, published_form
+from tools.textbook import textbook_p_mpjpe
 
 
 def aligned_error(pred: np.ndarray, target: np.ndarray) -> float:
@@ -43,6 +44,88 @@ def test_p_mpjpe_agrees_with_an_independent_alignment(joints):
         pairs = zip(pred.numpy(), target.numpy(), strict=True)
         expected = [aligned_error(p, t) for p, t in pairs]
         assert np.allclose(p_mpjpe(pred, target).numpy(), expected, atol=1e-9)
+
+
+def turns(count: int) -> torch.Tensor:
+    """Orthogonal matrices, half of them reflections."""
+    rotations = torch.from_numpy(Rotation.random(count, random_state=2).as_matrix())
+    return rotations * torch.where(torch.rand(count, 1, 1) < 0.5, -1.0, 1.0)
+
+
+def nearest_by_svd(matrices: torch.Tensor) -> torch.Tensor:
+    U, _, Vt = torch.linalg.svd(matrices)
+    U[..., -1] *= torch.linalg.det(U @ Vt).sign().unsqueeze(-1)
+    return U @ Vt
+
+
+def test_nearest_rotation_agrees_with_the_svd_wherever_it_is_unique():
+    count = 20_000
+    even = torch.rand(count, 3, dtype=torch.float64)
+    close = 1 + 10 ** (-3 * even)  # nearly a triple root where the sign is negative
+    flat = even * torch.tensor([1.0, 0.03, 0.03])
+    paired = even.clone()
+    paired[:, 1] = paired[:, 2] + 0.02 * paired[:, 1]
+    for values in (even, 10 ** (-3 * even), close, flat, paired, even * torch.tensor([1, 1, 0])):
+        values = values.sort(dim=1, descending=True).values
+        matrices = 10 * turns(count) @ torch.diag_embed(values) @ turns(count).mT
+        signed = values / values.norm(dim=1, keepdim=True)
+        signed[:, 2] *= torch.linalg.det(matrices).sign()
+        unique = signed[:, 1] + signed[:, 2] > 1e-3
+        found, expected = nearest_rotation(matrices), nearest_by_svd(matrices)
+        assert unique.float().mean() > 0.4
+        assert (found - expected)[unique].abs().max() < 1e-10
+        # Where it is not, any of the best will do: a rotation with as large a trace.
+        assert (torch.linalg.det(found) - 1).abs().max() < 1e-9
+        traces = [(r * matrices).sum(dim=(1, 2)) for r in (found, expected)]
+        assert (traces[0] - traces[1]).abs().max() < 1e-9
+
+
+def test_p_mpjpe_of_degenerate_poses_is_that_of_the_svd():
+    normal = random_poses(1)[0]
+    along = torch.arange(16.0, dtype=torch.float64)[:, None] * torch.tensor([[0.6, 0.0, 0.8]])
+    shapes = {
+        "point": torch.ones(16, 3, dtype=torch.float64),
+        "line": along,
+        "plane": normal * torch.tensor([1.0, 1.0, 0.0]),
+        "mirrored": normal * torch.tensor([-1.0, 1.0, 1.0]),
+        "equal": normal,
+        "tiny": 1e-30 * normal,
+    }
+    for name, pred in shapes.items():
+        for target in (normal, shapes["plane"], shapes["mirrored"]):
+            found = p_mpjpe(pred[None], target[None]).item()
+            if name == "point":
+                expected = (target - target.mean(0)).norm(dim=-1).mean().item()
+            else:
+                expected = textbook_p_mpjpe(pred.numpy(), target.numpy())
+            assert abs(found - expected) < 1e-9, name
+
+
+@pytest.mark.parametrize("count", [2, 3, 157])
+def test_the_published_form_is_what_subtracting_in_place_leaves(count):
+    pose = torch.randn(count, 16, 3)
+    published = pose.clone()
+    published[:, :, :] -= published[:, :1, :]  # the subtrahend is a view of what is written
+    assert published[:, 0].abs().max() == 0
+    assert torch.equal(published[:, 1:], pose[:, 1:])  # not moved
+    assert torch.equal(published_form(pose), published)
+
+
+def test_several_forms_are_summed_side_by_side():
+    pred, target = torch.stack([random_poses(9), random_poses(9)]), random_poses(9)
+    action = torch.arange(9) % 2
+    both = ActionErrors(["walk", "sit"], forms=2)
+    for index in torch.arange(9).split(4):
+        both.update(pred[:, index], target[index], action[index])
+    for form in (0, 1):
+        alone = ActionErrors(["walk", "sit"])
+        alone.update(pred[form], target, action)
+        assert both.summary(form)["p_mpjpe_mm"] == pytest.approx(alone.summary()["p_mpjpe_mm"])
+        over_frames = both.summary(form, "frames")
+        assert over_frames["mean_over"] == "frames"
+        assert over_frames["mpjpe_mm"] == pytest.approx(
+            1000 * mpjpe(pred[form], target).mean().item()
+        )
 
 
 def test_p_mpjpe_is_zero_under_similarity_transforms():
