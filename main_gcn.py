@@ -2,115 +2,138 @@
 """Modulated GCN on ground-truth 2D joints: train, or test a checkpoint.
 
 python main_gcn.py                        train with the published settings
-python main_gcn.py --evaluate CKPT        test a checkpoint, ours or the published one
+python main_gcn.py --evaluate CKPT        test a checkpoint, ours or a published one
 python main_gcn.py --resume CKPT          go on where a run stopped
 torchrun --nproc_per_node=N main_gcn.py   the same on N devices, see docs/scaling.md
 """
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 import opt
-from common import distributed
-from common.acceleration import accelerate
-from common.averaging import WeightAverage
-from common.checkpoint import build_saved, check_model, load_checkpoint, load_weights
-from common.engine import Predictor, Trainer, exponential_rate, limit_weights, select_device
 from common.errors import run_script
-from common.lifting import Lifter
 from common.losses import pose_loss, sparsity_loss
-from common.other_cameras import with_other_cameras
-from common.report import describe_data, describe_network
-from common.skeleton import SKELETONS
-from common.workflow import (
+from data.pose_dataset import PoseBatch, PoseDataset
+from training import distributed
+from training.acceleration import accelerate, select_device
+from training.checkpoint import Source, load_checkpoint
+from training.engine import Outlook, Training, evaluate, train_one_epoch
+from training.lifter import Lifter, build_lifter
+from training.load_data import evaluation_loader, load_data, training_loader
+from training.optimizer import build_optimizer
+from training.other_cameras import with_other_cameras
+from training.report import (
     check_results_file,
-    load_data,
-    open_run,
-    report_checkpoint,
-    train,
+    describe,
+    format_epoch,
+    format_network,
+    report_test,
+    report_training,
+    test_resumed_file,
 )
-from data.pose_dataset import PoseBatch, PoseLoader
-from models.build import build_model
-from training import settings
-from training.optimizer import build_optimizer, training_options
-from training.published_flags import warning_of_inert_flags
+from training.run_folder import RunDescription, RunFolder
+from training.schedule import exponential_rate, learning_rate
+from training.settings import departures, read_flags, settings_of
+from training.training_state import training_state
+from training.weight_average import WeightAverage
 
-_SCRIPT = "main_gcn"
+SCRIPT = "main_gcn"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = opt.parse_gcn(argv)
-    path = args.evaluate or args.resume
-    checkpoint = load_checkpoint(path) if path else None
-    if checkpoint:
-        resume = bool(args.resume)
-        brought = settings.checkpoint_settings(_SCRIPT, path, checkpoint, argv, resume)
-        args = opt.parse_gcn(argv, brought)
-    if message := warning_of_inert_flags(args, _SCRIPT):
-        print(f"warning: {message}", file=sys.stderr)
+    args, source = read_flags(SCRIPT, opt.parse_gcn, load_source, argv)
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = settings.model_arguments(args, _SCRIPT)
-    if checkpoint:
-        arguments = check_model(path, checkpoint["model"], arguments)
-    network = build_saved(path, arguments) if checkpoint else build_model(arguments)
-    lifter = Lifter(network.to(device), settings.view(args), SKELETONS[args.joints], args.flip_test)
-    if checkpoint:
-        load_weights(path, network, checkpoint["state_dict"])
-    *train_set, test_set = load_data(
-        **settings.data_options(args), with_training=not args.evaluate, device=device
-    )
+    lifter = build_lifter(args, SCRIPT, source).to(device)
+    *train_set, test_set = load_data(args, with_training=not args.evaluate, device=device)
     lifter.check_data(test_set)
-    options = checkpoint.get("options") if args.evaluate else settings.settings_of(args)
-    header = {
-        **describe_data(test_set, args.dataset, args.keypoints),
-        **describe_network(arguments, lifter.network),
-        "departures": settings.departures(options, _SCRIPT),
-        "flip_test": args.flip_test,
-        "intrinsics": lifter.describe_intrinsics(),
-    }
     if args.evaluate:
-        accelerate([lifter.network], device, args.compile, args.tf32)
-        readings = {"evaluated": Predictor(lifter.networks(), lifter.predict, args.amp)}
-        test_set, header = with_other_cameras(test_set, args.pan, args.focal_scale, header)
-        report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
-        return
-    loader = PoseLoader(train_set[0], part=distributed.part(), **settings.loader_options(args))
-    trainer = build_trainer(lifter, args, loader.epoch_steps)
-    accelerate(trainer.every_network(), device, args.compile, args.tf32)
-    description = settings.describe_run(args, arguments, train_set[0].subjects)
-    run = open_run(path, checkpoint, trainer, settings.run_options(args), description)
-    train(trainer, run, loader, test_set, args.epochs, header, args.results)
+        test(args, lifter, test_set, source)
+    else:
+        train(args, lifter, *train_set, test_set, source)
 
 
-def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) -> Trainer:
-    """Training of the network; tested is what is trained, or its running average."""
+def load_source(args: argparse.Namespace) -> Source | None:
+    """The checkpoint to test or to resume."""
+    path = args.evaluate or args.resume
+    return Source(path, load_checkpoint(path)) if path else None
+
+
+def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source: Source) -> None:
+    accelerate(lifter.networks().values(), test_set.inputs_2d.device, args.compile, args.tf32)
+    header = describe(
+        lifter, test_set, args.keypoints, departures(source.checkpoint.get("options"), SCRIPT)
+    )
+    test_set, remarks = with_other_cameras(test_set, args.pan, args.focal_scale, lifter)
+    header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
+    report_test({"evaluated": lifter.tested_pose}, test_set, source, header, args.results)
+
+
+def train(
+    args: argparse.Namespace,
+    lifter: Lifter,
+    train_set: PoseDataset,
+    test_set: PoseDataset,
+    source: Source | None,
+) -> None:
+    """Train to the last epoch, test after each one, and report."""
+    header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
+    loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
+    training = build_training(args, lifter, loader.epoch_steps)
+    tested = lifter.with_networks(training.tested_networks())
+    accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
+    description = RunDescription.of(args, lifter.arguments, train_set.subjects)
+    run = RunFolder.open(args, description, training, source)
+    print(f"{format_network(header)}\nrun folder: {run.folder}")
+
+    outlook = Outlook(args.epochs)
+    with run.say_how_to_resume():
+        if run.untested:
+            test_resumed_file(run, training, tested.tested_pose, test_loader)
+        training.loss = distributed.with_averaged_gradients(
+            list(training.networks.values()), training.loss
+        )
+        for epoch in range(run.epoch + 1, args.epochs + 1):
+            trained = train_one_epoch(training, loader, epoch, run.step, outlook)
+            what = f"epoch {epoch}/{args.epochs}, testing"
+            summary = evaluate(tested.tested_pose, test_loader, outlook.progress, what)
+            run.finish_epoch(trained, summary, training_state(training))
+            outlook.update(run.history[-1])
+            print(format_epoch(run.history[-1], args.epochs), flush=True)
+    report_training(run, tested.tested_pose, test_set, header, args.results)
+
+
+def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:
+    """Optimiser, learning rate and running average of the flags, and the loss below."""
+    networks = lifter.networks()
+    published = exponential_rate(args.lr, args.lr_gamma, args.lr_decay)
+    return Training(
+        networks,
+        loss=loss_of(args, lifter),
+        optimizer=build_optimizer(networks.values(), args),
+        rate=learning_rate(args, published, epoch_steps),
+        max_norm=args.max_norm or None,
+        amp=args.amp,
+        average=WeightAverage(networks, args.ema) if args.ema else None,
+    )
+
+
+def loss_of(args: argparse.Namespace, lifter: Lifter) -> Callable[[PoseBatch], Tensor]:
+    """The loss of a batch: by default 0.9 MSE + 0.1 L1, the published one."""
 
     def loss(batch: PoseBatch) -> Tensor:
-        pose, target, _ = lifter.in_view(batch)
+        pose, target, _ = lifter.pose_and_target(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
-        return total + args.adj_l1 * sparsity_loss(lifter.network) if args.adj_l1 else total
+        if args.adj_l1:
+            total = total + args.adj_l1 * sparsity_loss(lifter.network)
+        return total
 
-    optimizer = build_optimizer(lifter.network.parameters(), args)
-    if args.max_weight_norm:
-        limit_weights(optimizer, lifter.network, args.max_weight_norm)
-    average = WeightAverage(lifter.networks(), args.ema) if args.ema else None
-    tested = lifter.averaged(average)
-    published = exponential_rate(args.lr, args.lr_gamma, args.lr_decay)
-    return Trainer(
-        networks=tested.networks(),
-        predict=tested.predict,
-        loss=loss,
-        optimizer=optimizer,
-        average=average,
-        **training_options(args, published, epoch_steps),
-    )
+    return loss
 
 
 if __name__ == "__main__":
-    run_script(distributed.joined(main))
+    run_script(distributed.as_process_of_job(main))

@@ -9,214 +9,186 @@ python main_graph.py --pro_train 1 --post_refine --module_gcn_reload 1 --previou
 """
 
 import argparse
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import opt
-from common import distributed
-from common.acceleration import accelerate
-from common.averaging import WeightAverage
-from common.camera import lift_again, remove_distortion, solve_translation
-from common.checkpoint import build_saved, check_model, differences, load_weights
-from common.engine import Predictor, Trainer, limit_weights, select_device, step_rate
 from common.errors import UserError, run_script
 from common.input_view import rotate
-from common.lifting import Lifter, check_cameras
 from common.losses import pose_loss, sparsity_loss, symmetry_loss
 from common.metrics import mpjpe
-from common.other_cameras import with_other_cameras
-from common.published import ModelFiles, load_model_file, load_model_folder
-from common.report import describe_data, describe_network, format_root_errors
-from common.skeleton import SKELETONS
-from common.workflow import (
+from data.pose_dataset import PoseBatch, PoseDataset
+from training import distributed
+from training.acceleration import accelerate, select_device
+from training.checkpoint import Source
+from training.engine import Outlook, Training, evaluate, train_one_epoch
+from training.lifter import Lifter, build_lifter, check_cameras
+from training.load_data import evaluation_loader, load_data, training_loader
+from training.optimizer import build_optimizer
+from training.other_cameras import with_other_cameras
+from training.published_files import ModelFiles, load_model_file, load_model_folder
+from training.report import (
     check_results_file,
-    load_data,
-    open_run,
-    report_checkpoint,
+    describe,
+    format_epoch,
+    format_network,
+    format_root_errors,
+    report_test,
+    report_training,
     root_errors,
-    train,
+    test_resumed_file,
 )
-from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
-from models.build import build_model, describe_weights
-from models.pose_refine import PoseRefine
-from training import settings
-from training.optimizer import build_optimizer, training_options
-from training.published_flags import warning_of_inert_flags
+from training.run_folder import RunDescription, RunFolder
+from training.schedule import learning_rate, step_rate
+from training.settings import departures, read_flags, settings_of
+from training.training_state import training_state
+from training.weight_average import WeightAverage
 
-_SCRIPT = "main_graph"
+SCRIPT = "main_graph"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = opt.parse_graph(argv)
-    path, checkpoint = load_source(args)
-    testing = bool(args.evaluate) or not (args.pro_train or args.resume)
-    if checkpoint and (testing or args.resume):
-        resume = bool(args.resume)
-        brought = settings.checkpoint_settings(_SCRIPT, path, checkpoint, argv, resume)
-        args = opt.parse_graph(argv, brought)
-    if message := warning_of_inert_flags(args, _SCRIPT):
-        print(f"warning: {message}", file=sys.stderr)
+    args, source = read_flags(SCRIPT, opt.parse_graph, load_source, argv)
     check_results_file(args.results)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
-    arguments = settings.model_arguments(args, _SCRIPT)
-    if checkpoint:
-        arguments = check_model(path, checkpoint["model"], arguments)
-    lifter = build_lifter(args, arguments, path, checkpoint, testing, device)
-    *train_set, test_set = load_data(
-        **settings.data_options(args), with_training=not testing, device=device
-    )
+    refined = uses_refinement(args, source)
+    lifter = build_lifter(args, SCRIPT, source, refined).to(device)
+    *train_set, test_set = load_data(args, with_training=not is_test(args), device=device)
     lifter.check_data(test_set)
     if args.show_root:
         check_cameras(test_set, "leave out --show_root")
-    options = checkpoint.get("options") if testing else settings.settings_of(args)
-    header = {
-        **describe_data(test_set, args.dataset, args.keypoints),
-        **describe_network(arguments, lifter.network, lifter.post_refine),
-        "departures": settings.departures(options, _SCRIPT),
-        "flip_test": args.flip_test,
-        "root_depth": lifter.describe_root_depth(),
-        "intrinsics": lifter.describe_intrinsics(),
-    }
-    if testing:
-        accelerate(lifter.networks().values(), device, args.compile, args.tf32)
-        report_weights(args, lifter, test_set, path, checkpoint, header)
-        return
-    loader = PoseLoader(train_set[0], part=distributed.part(), **settings.loader_options(args))
-    trainer = build_trainer(lifter, args, loader.epoch_steps)
-    accelerate(trainer.every_network(), device, args.compile, args.tf32)
-    description = settings.describe_run(args, arguments, train_set[0].subjects)
-    resumed = checkpoint if args.resume else None
-    run = open_run(path, resumed, trainer, settings.run_options(args), description)
-    files = model_files(args, lifter, trainer, run) if args.save_model else None
-    train(trainer, run, loader, test_set, args.epochs, header, args.results, files)
+    if is_test(args):
+        test(args, lifter, test_set, source)
+    else:
+        train(args, lifter, *train_set, test_set, source)
 
 
-def report_weights(
-    args: argparse.Namespace,
-    lifter: "RefiningLifter",
-    test_set: PoseDataset,
-    path: str,
-    checkpoint: dict[str, Any],
-    header: dict[str, Any],
-) -> None:
-    """The table of the network's pose and, if there is refinement, of the refined one."""
-    readings = {"xyz": Predictor(lifter.networks(), lifter.predict, args.amp)}
-    if lifter.post_refine:
-        readings["post"] = replace(readings["xyz"], predict=lifter.predict_post)
-    test_set, header = with_other_cameras(test_set, args.pan, args.focal_scale, header)
-    if args.show_root:
-        header["root_position_error_mm"] = root_errors(readings["xyz"], test_set)
-        print(format_root_errors(header["root_position_error_mm"]))
-    report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
+def is_test(args: argparse.Namespace) -> bool:
+    """Whether the call tests weights; without flags it tests those of --previous_dir."""
+    return bool(args.evaluate) or not (args.pro_train or args.resume)
 
 
-def load_source(args: argparse.Namespace) -> tuple[str | None, dict[str, Any] | None]:
-    """The weights to test, to resume or to start from, and where they lie."""
+def load_source(args: argparse.Namespace) -> Source | None:
+    """The weights to test, to resume or to start from."""
     path = args.evaluate or args.resume
     if path and not Path(path).is_dir():
-        return path, load_model_file(path)
+        return Source(path, load_model_file(path))
     if path or args.module_gcn_reload or not args.pro_train:
         path = path or args.previous_dir
-        starting = args.pro_train and not args.evaluate
-        with_refinement = bool(args.post_refine_reload) if starting else args.post_refine
+        starts_anew = args.pro_train and not args.evaluate
+        refined = bool(args.post_refine_reload) if starts_anew else args.post_refine
         names = (args.module_gcn_model, args.post_refine_model)
-        return path, load_model_folder(path, with_refinement, *names)
+        return Source(path, load_model_folder(path, refined, *names))
     if args.post_refine_reload:
         raise UserError("--post_refine_reload 1 goes with --module_gcn_reload 1: they match")
-    return None, None
+    return None
 
 
-@dataclass
-class RefiningLifter(Lifter):
-    """The network, and pose refinement if there is any.
+def uses_refinement(args: argparse.Namespace, source: Source | None) -> bool:
+    """Whether poses are refined: as --post_refine says, or at test where there is a refinement.
 
-    Attributes:
-        true_root_depth: refinement takes the root's depth from the ground truth.
+    Raises:
+        UserError: refinement is asked for and the weights have none, or the other way round.
     """
-
-    post_refine: PoseRefine | None
-    true_root_depth: bool
-
-    def networks(self) -> dict[str, nn.Module]:
-        refinement = {"post_refine": self.post_refine} if self.post_refine else {}
-        return super().networks() | refinement
-
-    def averaged(self, average: WeightAverage | None) -> "RefiningLifter":
-        refinement = average.networks.get("post_refine") if average else self.post_refine
-        return replace(super().averaged(average), post_refine=refinement)
-
-    def check_data(self, dataset: PoseDataset) -> None:
-        if self.post_refine:
-            check_cameras(dataset, "use --no-post_refine")
-        super().check_data(dataset)
-
-    def describe_root_depth(self) -> str | None:
-        """Where refinement has the root's depth from: a figure made with the truth must say so."""
-        if self.post_refine is None:
-            return None
-        if self.true_root_depth:
-            return "refinement uses ground-truth root depth"
-        return "refinement uses root depth estimated from the prediction"
-
-    def predict_post(self, batch: PoseBatch) -> Tensor:
-        """The refined pose (B, J, 3)."""
-        return self.refine(self.predict(batch), batch)
-
-    def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
-        depth = batch.root_3d[:, 2]
-        if not self.true_root_depth:
-            with torch.no_grad():
-                uv = remove_distortion(batch.inputs_2d, batch.intrinsics)
-                depth = solve_translation(pose - pose[:, :1], uv, batch.intrinsics)[:, 2]
-        lifted = lift_again(pose, batch.inputs_2d, depth, batch.intrinsics)
-        return self.post_refine(pose, lifted)
-
-
-def build_lifter(
-    args: argparse.Namespace,
-    arguments: dict[str, Any],
-    path: str | None,
-    checkpoint: dict[str, Any] | None,
-    testing: bool,
-    device: torch.device,
-) -> RefiningLifter:
-    """The networks, with the weights of the checkpoint if there is one."""
-    weights = checkpoint or {}
     refined = args.post_refine
-    if testing and refined is None:
-        refined = "post_refine" in weights
-    if testing and refined and "post_refine" not in weights:
-        raise UserError(f"{path} holds no refinement: give a folder that does, or --no-post_refine")
+    if is_test(args):
+        there = "post_refine" in source.checkpoint
+        if refined and not there:
+            raise UserError(
+                f"{source.path} holds no refinement: give a folder that does, or --no-post_refine"
+            )
+        refined = there if refined is None else refined
     if args.save_out_type == "post" and not refined:
         raise UserError("--save_out_type post needs --post_refine")
-    lifter = RefiningLifter(
-        network=build_saved(path, arguments) if weights else build_model(arguments),
-        view=settings.view(args),
-        skeleton=SKELETONS[args.joints],
-        flip_test=args.flip_test,
-        post_refine=PoseRefine(args.joints) if refined else None,
-        true_root_depth=args.root_depth == "gt",
+    return bool(refined)
+
+
+def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source: Source) -> None:
+    """Report the network's poses and, if there is refinement, the refined ones."""
+    accelerate(lifter.networks().values(), test_set.inputs_2d.device, args.compile, args.tf32)
+    departing = departures(source.checkpoint.get("options"), SCRIPT)
+    header = describe(lifter, test_set, args.keypoints, departing)
+    test_set, remarks = with_other_cameras(test_set, args.pan, args.focal_scale, lifter)
+    header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
+    if args.show_root:
+        header.root_position_error_mm = root_errors(lifter.tested_pose, test_set)
+        print(format_root_errors(header.root_position_error_mm))
+    poses_of = {"xyz": lifter.tested_pose}
+    if lifter.post_refine:
+        poses_of["post"] = lifter.refined_pose
+    report_test(poses_of, test_set, source, header, args.results)
+
+
+def train(
+    args: argparse.Namespace,
+    lifter: Lifter,
+    train_set: PoseDataset,
+    test_set: PoseDataset,
+    source: Source | None,
+) -> None:
+    """Train to the last epoch, test after each one, and report."""
+    header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
+    loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
+    training = build_training(args, lifter, loader.epoch_steps)
+    accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
+    description = RunDescription.of(args, lifter.arguments, train_set.subjects)
+    run = RunFolder.open(args, description, training, source if args.resume else None)
+    print(f"{format_network(header)}\nrun folder: {run.folder}")
+    tested = lifter.with_networks(training.tested_networks())
+    chosen = args.save_out_type or ("post" if lifter.post_refine else "xyz")
+    pose_of = {"xyz": tested.tested_pose, "post": tested.refined_pose}[chosen]
+    networks = training.tested_networks()
+    files = ModelFiles.of_run(run, args.save_dir, chosen, networks) if args.save_model else None
+
+    outlook = Outlook(args.epochs)
+    with run.say_how_to_resume():
+        if run.untested:
+            test_resumed_file(run, training, pose_of, test_loader)
+            if files:
+                files.save_best(run)
+        training.loss = distributed.with_averaged_gradients(
+            list(training.networks.values()), training.loss
+        )
+        for epoch in range(run.epoch + 1, args.epochs + 1):
+            trained = train_one_epoch(training, loader, epoch, run.step, outlook)
+            what = f"epoch {epoch}/{args.epochs}, testing"
+            summary = evaluate(pose_of, test_loader, outlook.progress, what)
+            is_best = run.finish_epoch(trained, summary, training_state(training))
+            if is_best and files:
+                files.save_best(run)
+            outlook.update(run.history[-1])
+            print(format_epoch(run.history[-1], args.epochs), flush=True)
+    report_training(run, pose_of, test_set, header, args.results)
+
+
+def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:
+    """Optimiser, learning rate and running average of the flags, and the loss below."""
+    networks = lifter.networks()
+    published = step_rate(args.lr, args.lr_decay, args.large_decay_epoch)
+    return Training(
+        networks,
+        loss=loss_of(args, lifter),
+        optimizer=build_optimizer(networks.values(), args, amsgrad=True),
+        rate=learning_rate(args, published, epoch_steps),
+        max_norm=args.max_norm or None,
+        amp=args.amp,
+        average=WeightAverage(networks, args.ema) if args.ema else None,
     )
-    for key, network in lifter.networks().items():
-        if key in weights:
-            load_weights(path, network, weights[key])
-        network.to(device)
-    return lifter
 
 
-def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps: int) -> Trainer:
-    """Training of the network, or of network and refinement together; tested is what is trained,
-    or its running average."""
+def loss_of(args: argparse.Namespace, lifter: Lifter) -> Callable[[PoseBatch], Tensor]:
+    """The loss of a batch: by default 0.99 MPJPE + 0.01 L1, the published one; with refinement
+    also the MPJPE of the refined pose and 0.01 times its symmetry term."""
+
+    def symmetry(pose: Tensor) -> Tensor:
+        return args.sym_weight * symmetry_loss(pose, lifter.skeleton, args.sym_signed)
 
     def loss(batch: PoseBatch) -> Tensor:
-        pose, target, rotation = lifter.in_view(batch)
+        pose, target, rotation = lifter.pose_and_target(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
         if args.adj_l1:
             total = total + args.adj_l1 * sparsity_loss(lifter.network)
@@ -229,45 +201,8 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
                 total = total + symmetry(refined)
         return total
 
-    def symmetry(pose: Tensor) -> Tensor:
-        return args.sym_weight * symmetry_loss(pose, lifter.skeleton, args.sym_signed)
-
-    networks = lifter.networks()
-    parameters = [p for network in networks.values() for p in network.parameters()]
-    optimizer = build_optimizer(parameters, args, amsgrad=True)
-    if args.max_weight_norm:
-        limit_weights(optimizer, lifter.network, args.max_weight_norm)
-    average = WeightAverage(networks, args.ema) if args.ema else None
-    tested = lifter.averaged(average)
-    published = step_rate(args.lr, args.lr_decay, args.large_decay_epoch)
-    return Trainer(
-        networks=tested.networks(),
-        predict=tested.predict_post if out_type(args, lifter) == "post" else tested.predict,
-        loss=loss,
-        optimizer=optimizer,
-        average=average,
-        **training_options(args, published, epoch_steps),
-    )
-
-
-def out_type(args: argparse.Namespace, lifter: RefiningLifter) -> str:
-    """Which of the two poses the best epoch is chosen by."""
-    return args.save_out_type or ("post" if lifter.post_refine else "xyz")
-
-
-def model_files(
-    args: argparse.Namespace, lifter: RefiningLifter, trainer: Trainer, run: Any
-) -> ModelFiles:
-    """Where the best weights go under their published names."""
-    folder = Path(args.save_dir) if args.save_dir else run.folder
-    shown = describe_weights(lifter.network.state_dict())
-    unclear = shown is None or differences(shown, run.description["model"])
-    description = run.description if unclear else None
-    files = ModelFiles(folder, out_type(args, lifter), trainer.networks, description)
-    if run.best:
-        files.remember(run.best["epoch"], run.best["mpjpe_mm"])
-    return files
+    return loss
 
 
 if __name__ == "__main__":
-    run_script(distributed.joined(main))
+    run_script(distributed.as_process_of_job(main))

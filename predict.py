@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from common.camera import normalize_screen_coordinates
-from common.engine import select_device
 from common.errors import UserError, run_script
 from common.files import atomic_write, refuse_existing
 from common.input_view import InputView
-from common.lifting import Lifter, load_lifter
 from common.parser import Parser
 from common.progress import follow
 from common.skeleton import Skeleton
 from common.visualize import check_picture_name, save_predictions
+from training.acceleration import select_device
+from training.lifter import Lifter, load_lifter
 
 _BATCH = 4096
 _PICTURED = 4
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_existing([out, *([Path(args.picture)] if args.picture else [])], args.force)
     device = select_device(args.device)
     lifter = load_lifter(args.checkpoint, args.flip_test)
-    intrinsics = _intrinsics(args, lifter.view)
+    intrinsics = _intrinsics(args, lifter.input_view)
     pixels = read_keypoints(source, lifter.skeleton)
     screen = normalize_screen_coordinates(pixels, args.width, args.height)
     lifter.network.to(device)

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from common import distributed
-
 Item = TypeVar("Item")
 # (seconds since the start of the loop, seconds left or None) -> the end of a line
 Ending = Callable[[float, float | None], str]
@@ -73,7 +71,7 @@ class Progress:
             yield item
             done += size(item)
             now = self._clock()
-            if now - self._said >= _PACE and distributed.is_main():
+            if now - self._said >= _PACE:
                 self._said = now
                 rate = (done - before) / max(now - start, 1e-9)
                 left = None if total is None or not rate else (total - done) / rate

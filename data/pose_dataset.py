@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.acceleration import trim_memory
 from common.camera import (
     flip_intrinsics,
     normalize_screen_coordinates,
@@ -24,6 +23,7 @@ from common.camera import (
     world_to_camera,
 )
 from common.errors import UserError
+from common.memory import trim_memory
 from common.skeleton import H36M_16, Skeleton
 from data.augment import Augmentation
 from data.cameras import Camera

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from common.camera import image_coordinates, project, world_to_camera
-from common.checkpoint import load_checkpoint
 from common.errors import run_script
 from common.skeleton import H36M_17, Skeleton
 from data.cameras import h36m_cameras
 from data.datasets import H36M
 from data.npz_io import save_object_arrays
 from tools.made_bodies import made_motion
+from training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 # A slice of the bundled data that trains in seconds.

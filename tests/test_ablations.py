@@ -12,11 +12,10 @@ import torch
 import main_gcn
 import main_graph
 import opt
-from common import workflow
-from common.checkpoint import load_checkpoint
 from models.build import MODELS
 from tests.conftest import ROOT
-from training import settings
+from training import report, settings
+from training.checkpoint import load_checkpoint
 
 SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z", "8", "-l", "1",
          "-e", "1", "--device", "cpu"]  # fmt: skip
@@ -25,8 +24,8 @@ SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z",
 @pytest.fixture
 def train(call, tmp_path, monkeypatch):
     """A short run without its pictures: its results, its checkpoint's path and its output."""
-    for picture in ("save_curves", "_save_poses"):
-        monkeypatch.setattr(workflow, picture, lambda *args: None)
+    for picture in ("save_curves", "_draw_poses"):
+        monkeypatch.setattr(report, picture, lambda *args: None)
 
     def run(*flags, main=main_gcn.main):
         name = str(len(list(tmp_path.iterdir())))

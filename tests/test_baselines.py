@@ -6,8 +6,6 @@ import torch
 
 import main_gcn
 import opt
-from common.checkpoint import check_model, load_checkpoint, load_weights
-from common.engine import limit_weights
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17, SKELETONS
 from models.build import (
@@ -22,6 +20,8 @@ from models.semgcn import SemGraphConv
 from models.unshared import UnsharedGraphConv
 from tests.conftest import SLICE, randomise
 from training import settings
+from training.checkpoint import check_model, load_checkpoint, load_weights
+from training.optimizer import limit_weights
 
 GRAPH_NETWORKS = ("mgcn", "semgcn", "gcn", "unshared")
 

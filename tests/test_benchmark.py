@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.engine import evaluate, train_one_epoch
 from common.skeleton import H36M_16, H36M_17
 from data.pose_dataset import PoseLoader
 from models.build import build_model
 from tools import benchmark
-from tools.benchmark import made_poses, main, our_trainer, training_flop
+from tools.benchmark import made_poses, main, our_training, training_flop
 from tools.textbook import TextbookGCN, textbook_epoch, textbook_evaluate
+from training.engine import evaluate, train_one_epoch
 
 
 def both(dim: int):
     """Our trainer and the textbook's network, with the same weights."""
-    trainer = our_trainer(16, dim)
+    trainer = our_training(16, dim)
     theirs = TextbookGCN(H36M_16.adjacency(), dim)
     ours = trainer.networks["state_dict"]
     theirs.load_state_dict(ours.state_dict())

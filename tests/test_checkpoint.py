@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import check_model, load_checkpoint, load_weights, save_checkpoint
 from common.errors import UserError
 from models.build import build_model
+from training.checkpoint import check_model, load_checkpoint, load_weights, save_checkpoint
 
 
 def published(model, **changes) -> dict:

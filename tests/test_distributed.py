@@ -13,9 +13,6 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-from common import distributed
-from common.checkpoint import load_checkpoint
-from common.engine import Trainer, evaluate, train_one_epoch
 from common.errors import UserError, run_script
 from common.losses import pose_loss
 from common.skeleton import H36M_16
@@ -23,6 +20,9 @@ from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import ROOT, SLICE
+from training import distributed
+from training.checkpoint import load_checkpoint
+from training.engine import Training, evaluate, train_one_epoch
 
 # Parts of 7 and 6 poses, and a last batch of 3 to share; then one of a single pose.
 BATCH_SIZES = (13, 191)
@@ -80,10 +80,9 @@ def train_a_little(folder: Path) -> dict:
     def loss(batch):
         return pose_loss(model(batch.inputs_2d), batch.targets_3d, "mse", 0.1)
 
-    trainer = Trainer(
+    training = Training(
         networks=networks,
-        loss=distributed.averaged_loss([model], loss),
-        predict=lambda batch: model(batch.inputs_2d),
+        loss=distributed.with_averaged_gradients([model], loss),
         # Plain descent: Adam blows rounding up where a gradient is zero.
         optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
         rate=lambda step, epoch: 0.05,
@@ -91,9 +90,10 @@ def train_a_little(folder: Path) -> dict:
     )
     found = {"losses": [], "errors": []}
     for epoch, batch_size in enumerate(BATCH_SIZES, 1):
-        loader = PoseLoader(dataset, batch_size, part=distributed.part())
-        found["losses"].append(train_one_epoch(trainer, loader, epoch, 0)[0])
-        found["errors"].append(evaluate(trainer, loader))
+        loader = PoseLoader(dataset, batch_size, part=distributed.rank_and_size())
+        found["losses"].append(train_one_epoch(training, loader, epoch, 0).loss)
+        with torch.no_grad():
+            found["errors"].append(evaluate(lambda b: model.eval()(b.inputs_2d), loader))
     found["weights"] = model.state_dict()
     return found
 
@@ -269,7 +269,7 @@ def test_more_processes_than_poses(h36m_folder):
 def test_one_process_needs_nothing_of_this(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     called = []
-    distributed.joined(lambda: called.append(distributed.part()))()
+    distributed.as_process_of_job(lambda: called.append(distributed.rank_and_size()))()
     assert called == [(0, 1)] and distributed.is_main()
 
     def loss(batch):
@@ -286,8 +286,8 @@ def test_an_environment_that_is_not_whole(monkeypatch):
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="torchrun"):
-        distributed.joined(lambda: None)()
+        distributed.as_process_of_job(lambda: None)()
 
 
 if __name__ == "__main__":
-    run_script(distributed.joined(as_one_of_two))
+    run_script(distributed.as_process_of_job(as_one_of_two))

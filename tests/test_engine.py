@@ -3,16 +3,19 @@ import math
 import pytest
 import torch
 
-from common.acceleration import accelerate
-from common.engine import Trainer, evaluate, exponential_rate, predict, select_device
-from common.engine import train_one_epoch as train
 from common.errors import UserError
+from common.input_view import InputView
 from common.losses import pose_loss
 from common.metrics import mpjpe
 from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
 from models.build import build_model
+from training.acceleration import accelerate, select_device
+from training.engine import Training, evaluate
+from training.engine import train_one_epoch as train
+from training.lifter import Lifter
+from training.schedule import exponential_rate
 
 
 @pytest.fixture
@@ -21,21 +24,25 @@ def dataset(h36m_folder):
     return found
 
 
-def trainer(max_norm=1.0, lr=1e-3, **changes) -> Trainer:
+def small_training(max_norm=1.0, lr=1e-3, **changes) -> Training:
     model = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1})
     parts = {
         "networks": {"state_dict": model},
         "loss": lambda b: pose_loss(model(b.inputs_2d), b.targets_3d, "mse", 0.1),
-        "predict": lambda b: model(b.inputs_2d),
         "optimizer": torch.optim.Adam(model.parameters(), lr=lr),
         "rate": lambda step, epoch: lr,
         "max_norm": max_norm,
     }
-    return Trainer(**(parts | changes))
+    return Training(**(parts | changes))
 
 
-def network(trainer: Trainer) -> torch.nn.Module:
-    return trainer.networks["state_dict"]
+def network(training: Training) -> torch.nn.Module:
+    return training.networks["state_dict"]
+
+
+def lifter_of(training: Training) -> Lifter:
+    arguments, view = {"joints": 16}, InputView(camera_rays=False, root_view=False)
+    return Lifter(network(training), arguments, view, H36M_16, amp=training.amp)
 
 
 def test_rate_is_set_at_step_1_and_at_multiples_only():
@@ -64,13 +71,14 @@ def test_loss_is_the_weighted_sum():
 
 
 def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
-    ours, theirs = trainer(lr=0.1), trainer(lr=0.1)
+    ours, theirs = small_training(lr=0.1), small_training(lr=0.1)
     network(theirs).load_state_dict(network(ours).state_dict())
     # Plain descent: Adam blows rounding up where a gradient is zero (biases before BatchNorm).
     for each in (ours, theirs):
         each.optimizer = torch.optim.SGD(network(each).parameters(), lr=0.1)
     loader = PoseLoader(dataset, 50, seed=3)
-    loss, step = train(ours, loader, epoch=2, step=10)
+    trained = train(ours, loader, epoch=2, step=10)
+    loss, step = trained.loss, trained.step
     assert step == 10 + -(-len(dataset) // 50)
 
     network(theirs).train()
@@ -93,19 +101,19 @@ def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
 
 
 def test_training_learns(dataset):
-    learner = trainer(lr=1e-2)
+    learner = small_training(lr=1e-2)
     loader = PoseLoader(dataset, 48)
-    before = evaluate(learner, loader)["mpjpe_mm"]
+    before = evaluate(lifter_of(learner).tested_pose, loader)["mpjpe_mm"]
     for epoch in range(1, 30):
         train(learner, loader, epoch, 0)
-    assert evaluate(learner, loader)["mpjpe_mm"] < 0.7 * before
+    assert evaluate(lifter_of(learner).tested_pose, loader)["mpjpe_mm"] < 0.7 * before
 
 
 @pytest.mark.parametrize("batch_size", [1, 37, 256])
 def test_evaluation_does_not_depend_on_the_batches(dataset, batch_size):
     torch.manual_seed(2)
-    subject = trainer()
-    found = evaluate(subject, PoseLoader(dataset, batch_size))
+    subject = small_training()
+    found = evaluate(lifter_of(subject).tested_pose, PoseLoader(dataset, batch_size))
     pose = network(subject).eval()(dataset.inputs_2d)
     errors = 1000 * mpjpe(pose - pose[:, :1], dataset.targets_3d)
     for number, action in enumerate(dataset.actions):
@@ -116,25 +124,27 @@ def test_evaluation_does_not_depend_on_the_batches(dataset, batch_size):
             assert abs(row["mpjpe_mm"] - chosen.mean().item()) < 1e-3
 
 
-def test_predictions_are_root_centred(dataset):
-    pose = predict(trainer(), PoseBatch(dataset, torch.arange(5)))
-    assert pose[:, 0].abs().max() == 0 and pose[:, 1:].abs().min() > 0
+def test_what_is_tested_is_the_network_s_pose_in_evaluation_mode(dataset):
+    subject = small_training()
+    network(subject).train()
+    pose = lifter_of(subject).tested_pose(PoseBatch(dataset, torch.arange(5)))
+    assert not network(subject).training and not pose.requires_grad
+    assert torch.allclose(pose, network(subject)(dataset.inputs_2d[:5]), atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset):
-    bad = trainer(loss=lambda b: torch.tensor(torch.nan, requires_grad=True))
+    bad = small_training(loss=lambda b: torch.tensor(torch.nan, requires_grad=True))
     with pytest.raises(UserError, match="no longer a finite number"):
         train(bad, PoseLoader(dataset, 64), 1, 0)
 
 
 def test_predictions_that_are_not_finite_are_refused(dataset):
-    bad = trainer(predict=lambda b: torch.full_like(b.targets_3d, torch.nan))
     with pytest.raises(UserError, match="not finite"):
-        evaluate(bad, PoseLoader(dataset, 64))
+        evaluate(lambda b: torch.full_like(b.targets_3d, torch.nan), PoseLoader(dataset, 64))
 
 
 def test_without_a_compiler_compile_warns_and_goes_on(monkeypatch, capsys):
-    subject = trainer()
+    subject = small_training()
     names = list(network(subject).state_dict())
     monkeypatch.setattr("shutil.which", lambda name: None)
     accelerate(subject.networks.values(), torch.device("cpu"), compiled=True, tf32=False)
@@ -144,14 +154,14 @@ def test_without_a_compiler_compile_warns_and_goes_on(monkeypatch, capsys):
 
 
 def test_bfloat16_trains_and_predicts_nearly_the_same(dataset):
-    plain, mixed = trainer(lr=1e-2), trainer(lr=1e-2, amp=True)
+    plain, mixed = small_training(lr=1e-2), small_training(lr=1e-2, amp=True)
     network(mixed).load_state_dict(network(plain).state_dict())
     mixed.loss = lambda b: pose_loss(network(mixed)(b.inputs_2d), b.targets_3d, "mse", 0.1)
     batch = PoseBatch(dataset, torch.arange(40))
-    found, expected = predict(mixed, batch), predict(plain, batch)
+    found, expected = (lifter_of(each).tested_pose(batch) for each in (mixed, plain))
     assert found.dtype == torch.float32
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()
-    losses = [train(each, PoseLoader(dataset, 64), 1, 0)[0] for each in (plain, mixed)]
+    losses = [train(each, PoseLoader(dataset, 64), 1, 0).loss for each in (plain, mixed)]
     assert losses[0] != losses[1] and math.isclose(*losses, rel_tol=0.05)
 
 
@@ -166,11 +176,11 @@ def test_devices():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_step_on_a_gpu_agrees_with_the_cpu(dataset):
     torch.manual_seed(1)
-    here = trainer()
+    here = small_training()
     torch.manual_seed(1)
-    there = trainer()
+    there = small_training()
     network(there).cuda()
     device = torch.device("cuda")
-    on_cpu, _ = train(here, PoseLoader(dataset, 64), 1, 0)
-    on_gpu, _ = train(there, PoseLoader(dataset.to(device), 64), 1, 0)
+    on_cpu = train(here, PoseLoader(dataset, 64), 1, 0).loss
+    on_gpu = train(there, PoseLoader(dataset.to(device), 64), 1, 0).loss
     assert math.isclose(on_cpu, on_gpu, rel_tol=1e-2)

@@ -13,15 +13,15 @@ import main_gcn
 import main_graph
 import opt
 import predict
-from common import workflow
-from common.checkpoint import load_checkpoint
-from common.engine import restore_training_state
 from common.errors import UserError
-from common.published import ModelFiles, load_model_folder
 from models.build import build_model
 from models.pose_refine import PoseRefine
 from tests.conftest import SLICE, randomise
-from training import settings
+from training import report
+from training.checkpoint import load_checkpoint
+from training.lifter import build_lifter
+from training.published_files import ModelFiles, load_model_folder
+from training.training_state import restore_training_state
 
 DATA = [*SLICE[: SLICE.index("-z")], "--device", "cpu"]
 SMALL = ["-z", "8", "-l", "1"]
@@ -34,8 +34,8 @@ NETWORKS = {
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    for picture in ("save_curves", "_save_poses"):
-        monkeypatch.setattr(workflow, picture, lambda *args: None)
+    for picture in ("save_curves", "_draw_poses"):
+        monkeypatch.setattr(report, picture, lambda *args: None)
 
 
 def network(**arguments):
@@ -294,9 +294,8 @@ def test_a_network_without_its_root_goes_on_without_it(train, call, tmp_path):
 def test_a_state_that_does_not_fit_is_not_resumed(train, tmp_path):
     checkpoint = torch.load(train("run", "-e", 1), weights_only=True)
     args = opt.parse_gcn([*DATA, *SMALL])
-    lifter = main_gcn.Lifter(build_model(checkpoint["model"]), settings.view(args), None, False)
-    trainer = main_gcn.build_trainer(lifter, args, epoch_steps=1)
-    restore_training_state(trainer, "a.pth", checkpoint)
+    training = main_gcn.build_training(args, build_lifter(args, "main_gcn", None), epoch_steps=1)
+    restore_training_state(training, "a.pth", checkpoint)
     doubled = [1.0]
     for _ in range(60):
         doubled = [doubled, doubled]  # torch would walk through all of it
@@ -305,7 +304,7 @@ def test_a_state_that_does_not_fit_is_not_resumed(train, tmp_path):
         spoilt = dict(checkpoint["optimizer"])
         spoilt["state"] = spoilt["state"] | {first: spoilt["state"][first] | {"exp_avg": value}}
         with pytest.raises(UserError, match="does not fit"):
-            restore_training_state(trainer, "a.pth", checkpoint | {"optimizer": spoilt})
+            restore_training_state(training, "a.pth", checkpoint | {"optimizer": spoilt})
 
 
 def test_errors_in_saved_names_are_truncated(tmp_path):

@@ -26,10 +26,10 @@ import pytest
 import torch
 from old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
 
-from common.checkpoint import load_plain
 from common.errors import UserError
 from data.archive import read_h5, read_members
 from data.npz_io import load_object_array, save_object_arrays
+from training.checkpoint import load_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {"npz": 3400, "zip": 2200, "tgz": 1000, "h5": 3400, "legacy": 1000}

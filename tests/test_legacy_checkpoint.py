@@ -17,10 +17,10 @@ import pytest
 import torch
 from old_checkpoints import legacy_file, numbers, row, state_dict, storage, tensor
 
-from common.checkpoint import load_checkpoint, load_plain, load_weights
 from common.errors import UserError
 from models.build import build_model
 from tests.conftest import ROOT, randomise
+from training.checkpoint import load_checkpoint, load_plain, load_weights
 
 
 def python2_bytes(content) -> bytes:
@@ -371,7 +371,7 @@ def test_lists_that_double_at_every_level_do_not_hang(tmp_path):
     for name, program in files.items():
         (tmp_path / name).write_bytes(legacy_file(program, keys=(), storages=()))
     reading = "import sys; sys.path.insert(0, sys.argv[1])\n" + (
-        "from common.checkpoint import load_checkpoint\nfrom common.errors import UserError\n"
+        "from training.checkpoint import load_checkpoint\nfrom common.errors import UserError\n"
         "for path in sys.argv[2:]:\n"
         "    try: load_checkpoint(path)\n"
         "    except UserError: print('refused')\n"

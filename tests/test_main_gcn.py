@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import opt
-from common.checkpoint import load_checkpoint
-from common.run import Run
 from main_gcn import main
 from models.build import build_model
 from tests.conftest import ROOT, SLICE, as_published
+from training.checkpoint import load_checkpoint
+from training.run_folder import RunDescription, RunFolder
 
 
 def weights_of(path) -> dict:
@@ -246,7 +246,8 @@ def test_an_existing_run_folder_is_never_used_again(train, call, tmp_path):
 
 def test_runs_that_start_in_one_second_get_folders_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setattr("time.strftime", lambda form: "now")
-    folders = [Run.create(tmp_path, None, {"options": {}}, 0).folder.name for _ in range(3)]
+    empty = RunDescription({}, {}, {})
+    folders = [RunFolder.create(tmp_path, None, empty, 0).folder.name for _ in range(3)]
     assert folders == ["now", "now_2", "now_3"]
 
 

@@ -6,17 +6,18 @@ import pytest
 import torch
 
 import opt
-from common.checkpoint import load_checkpoint
-from common.engine import step_rate
 from common.errors import UserError
 from common.skeleton import H36M_17
 from data.pose_dataset import PoseBatch, PoseLoader
-from main_graph import build_lifter, build_trainer, main
+from main_graph import build_training, main
 from models.build import build_model, count_parameters
 from models.pose_refine import PoseRefine
 from tests.conftest import SLICE, as_published
 from tests.test_pose_dataset import load as load_h36m
 from training import settings
+from training.checkpoint import load_checkpoint
+from training.lifter import build_lifter
+from training.schedule import step_rate
 
 NOISY = [*SLICE, "--keypoints", "noisy"]
 
@@ -45,9 +46,7 @@ def figures(path) -> dict:
 
 def lifter_of(*flags):
     args = opt.parse_graph([*NOISY, *flags])
-    arguments = settings.model_arguments(args, "main_graph")
-    lifter = build_lifter(args, arguments, None, None, False, torch.device("cpu"))
-    return args, lifter
+    return args, build_lifter(args, "main_graph", None, bool(args.post_refine))
 
 
 def test_published_defaults():
@@ -66,8 +65,8 @@ def test_published_defaults():
 
 def test_optimiser_and_rate_are_the_published_ones():
     args, lifter = lifter_of()
-    trainer = build_trainer(lifter, args, epoch_steps=1)
-    assert trainer.optimizer.defaults["amsgrad"] and trainer.max_norm is None
+    training = build_training(args, lifter, epoch_steps=1)
+    assert training.optimizer.defaults["amsgrad"] and training.max_norm is None
     rate = step_rate(5e-3, 0.9, 4)
     rates = [rate(1, epoch) for epoch in (1, 4, 5, 8, 9)]
     assert rates == [5e-3, 5e-3, 5e-3 * 0.9, 5e-3 * 0.9, 5e-3 * 0.9**2]
@@ -178,19 +177,19 @@ def test_a_resumed_file_without_a_best_gets_published_names_too(graph, call, tmp
 
 @pytest.mark.parametrize("refine", [False, True])
 def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
-    from common.engine import evaluate
+    from training.engine import evaluate
 
     (dataset,) = load_h36m(h36m_folder, H36M_17, keypoints="noisy")
     flags = ["--post_refine", "--root_depth", "estimate"] if refine else []
-    args, lifter = lifter_of(*flags)
-    trainer = build_trainer(lifter, args, epoch_steps=1)
-    tables = [evaluate(trainer, PoseLoader(dataset, size)) for size in (1, 256, 37)]
+    _, lifter = lifter_of(*flags)
+    pose_of = lifter.refined_pose if refine else lifter.tested_pose
+    tables = [evaluate(pose_of, PoseLoader(dataset, size)) for size in (1, 256, 37)]
 
     class Mixed(PoseLoader):
         def in_order(self):
             return (PoseBatch(self.dataset, i) for i in torch.randperm(len(dataset)).split(19))
 
-    tables.append(evaluate(trainer, Mixed(dataset, 19)))
+    tables.append(evaluate(pose_of, Mixed(dataset, 19)))
     for table in tables[1:]:
         for action, row in tables[0]["per_action"].items():
             for metric, value in row.items():
@@ -206,10 +205,10 @@ def test_flipped_twins_are_averaged_at_test(h36m_folder):
     batch = PoseBatch(dataset, torch.arange(8))
     twin = PoseBatch(dataset, torch.arange(8), torch.ones(8, dtype=torch.bool))
     mean = (lifter.network(batch.inputs_2d) + H36M_17.flip(lifter.network(twin.inputs_2d))) / 2
-    assert torch.allclose(lifter.predict(batch), mean, atol=1e-6)
+    assert torch.allclose(lifter.tested_pose(batch), mean, atol=1e-6)
     # so the prediction of a mirrored input is the mirrored prediction
-    mirrored = H36M_17.flip(lifter.predict(twin))
-    assert torch.allclose(mirrored, lifter.predict(batch), atol=1e-6)
+    mirrored = H36M_17.flip(lifter.tested_pose(twin))
+    assert torch.allclose(mirrored, lifter.tested_pose(batch), atol=1e-6)
 
 
 def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
@@ -253,7 +252,7 @@ def refused(call, tmp_path):
 
 def test_wrong_weights(refused, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "ckpt")
-    assert "ckpt/best_model is not there" in refused()
+    assert "ckpt/module_256 is not there" in refused()
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "has no model_module_gcn_" in refused("--eva", empty)

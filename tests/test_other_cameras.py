@@ -9,12 +9,14 @@ import torch
 
 import main_gcn
 from common.errors import UserError
-from common.other_cameras import panned, with_focal_scale, with_other_cameras
+from common.input_view import InputView
 from common.skeleton import H36M_16
 from data.cameras import h36m_cameras
 from data.datasets import HDM05
 from data.pose_dataset import load_pose_datasets
 from tests.conftest import ROOT, SLICE
+from training.lifter import Lifter
+from training.other_cameras import panned, with_focal_scale, with_other_cameras
 
 
 def load(info=HDM05, keypoints="gt"):
@@ -37,10 +39,15 @@ def test_panned_is_what_turned_cameras_record():
     assert (found.inputs_2d[..., 0] < load().inputs_2d[..., 0]).all()
 
 
+def lifter() -> Lifter:
+    """Without a network: it sees screen coordinates."""
+    return Lifter(None, {}, InputView(camera_rays=False, root_view=False), H36M_16)
+
+
 def test_people_outside_the_image_are_counted():
-    dataset, header = with_other_cameras(load(), 25.0, 1.0, {})
+    dataset, remarks = with_other_cameras(load(), 25.0, 1.0, lifter())
     outside = (dataset.inputs_2d[..., 0] < -1).double().mean()
-    assert 0 < outside < 1 and f"leaves {100 * outside:.1f}% of" in header["pan"]
+    assert 0 < outside < 1 and f"leaves {100 * outside:.1f}% of" in remarks["pan"]
 
 
 def test_a_detectors_error_stays_beside_the_joint():
@@ -56,7 +63,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="leave out --pan"):
         panned(unknown, 5)
     with pytest.raises(UserError, match="leave it out"):
-        with_other_cameras(load(), 0.0, 1.2, {"intrinsics": None})
+        with_other_cameras(load(), 0.0, 1.2, lifter())
 
 
 def test_a_wrong_focal_length_leaves_the_image():

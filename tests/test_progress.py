@@ -1,18 +1,19 @@
 """Lines of a log, by a clock that the tests move."""
 
 import io
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from common import distributed, engine
-from common.engine import Outlook, Trainer, fit, train_one_epoch
+import main_gcn
 from common.progress import Progress, duration, follow
-from common.run import Run
 from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
+from tests.conftest import SLICE
+from training.engine import Outlook, Training, train_one_epoch
 
 
 class Clock:
@@ -72,12 +73,6 @@ def test_without_a_total_and_in_bytes(capsys):
     assert line == "h36m, 35.0 of 40.0 MB, 0.25 MB/s, 20 s left"
 
 
-def test_items_come_through_and_only_the_first_process_speaks(capsys, monkeypatch):
-    monkeypatch.setattr(distributed, "is_main", lambda: False)
-    assert said_by(capsys, range(500), 1.0, "testing", 500, "step") == []
-    assert list(follow("abc", "letters", 3)) == ["a", "b", "c"]
-
-
 def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
@@ -103,26 +98,24 @@ def dataset(h36m_folder):
     return found
 
 
-def trainer(loss_of_steps: list[float]) -> Trainer:
+def made_training(loss_of_steps: list[float]) -> Training:
     """Learns nothing, at a given loss a step."""
     network = nn.Linear(2, 3)
     losses = iter(loss_of_steps)
-    return Trainer(
+    return Training(
         networks={"state_dict": network},
-        predict=lambda batch: network(batch.inputs_2d),
         loss=lambda batch: next(losses) + 0 * network(batch.inputs_2d).sum(),
         optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
         rate=lambda step, epoch: 0.001 * step,
-        max_norm=None,
     )
 
 
 def test_training_says_loss_rate_and_time_left(dataset, capsys):
     loader = PoseLoader(dataset, 10)  # 192 poses: 20 steps, the last of 2
-    outlook = Outlook(Progress(Clock(step=5.0)), epochs=3, test_share=0.5)
+    outlook = Outlook(3, test_share=0.5, progress=Progress(Clock(step=5.0)))
     losses = [float(n) for n in range(1, 21)]
-    mean, _ = train_one_epoch(trainer(losses), loader, 2, 100, outlook)
-    assert mean == pytest.approx((10 * sum(losses[:19]) + 2 * 20) / 192)
+    trained = train_one_epoch(made_training(losses), loader, 2, 100, outlook)
+    assert trained.loss == pytest.approx((10 * sum(losses[:19]) + 2 * 20) / 192)
     # 5 s a step and reading of the clock; 11 steps are done when a minute is first over.
     assert capsys.readouterr().err == (
         "epoch 2/3, step 11/20, 0.2 steps/s, loss 6, learning rate 0.111, "
@@ -133,23 +126,20 @@ def test_training_says_loss_rate_and_time_left(dataset, capsys):
     assert outlook.time_left(3, 50, 50) == "50 s left in this epoch, 2 min in all"
 
 
-def test_a_whole_training_speaks_every_minute_of_testing_too(
-    dataset, capsys, monkeypatch, tmp_path
-):
-    clock = Clock(step=5.0)
-    monkeypatch.setattr(engine, "Progress", lambda: Progress(clock))
-    loader, run = PoseLoader(dataset, 10), Run(tmp_path, {}, 0)
-    fit(trainer([1.0] * 40), run, loader, loader, 2)
-    printed = capsys.readouterr()
-    said = [line.split(", ")[:2] for line in printed.err.splitlines()]
-    assert len(said) == 7  # 80 steps of 5 s and 4 readings of the clock before the loops: 420 s
-    assert ["epoch 1/2", "testing"] in said and ["epoch 2/2", "testing"] in said
-    assert [line.split(" loss")[0].strip() for line in printed.out.splitlines()] == [
-        "epoch 1/2", "epoch 2/2"
-    ]  # fmt: skip
+def test_a_whole_training_speaks_every_minute_of_testing_too(call, tmp_path, monkeypatch):
+    clock = Clock(step=61.0)
+    outlook = partial(Outlook, progress=Progress(clock))
+    monkeypatch.setattr(main_gcn, "Outlook", outlook)
+    flags = [*SLICE, "-b", 16, "-e", 2, "-c", tmp_path]
+    status, out, err = call(main_gcn.main, *flags)
+    assert status == 0
+    said = [line.split(", ")[:2] for line in err.splitlines()]
+    for epoch in ("epoch 1/2", "epoch 2/2"):
+        assert [epoch, "testing"] in said
+        assert any(line[0] == epoch and line[1].startswith("step") for line in said)
+        assert f"\n{epoch}  loss" in out
 
 
-def test_a_short_training_says_nothing(dataset, capsys, tmp_path):
-    loader = PoseLoader(dataset, 50)
-    fit(trainer([1.0] * 8), Run(tmp_path, {}, 0), loader, loader, 2)
-    assert capsys.readouterr().err == ""
+def test_items_come_through_and_a_short_loop_says_nothing(capsys):
+    assert list(follow("abc", "letters", 3)) == ["a", "b", "c"]
+    assert said_by(capsys, range(50), 1.0, "testing", 50, "step") == []

@@ -9,16 +9,16 @@ import torch
 
 import main_gcn
 import main_graph
-from common.checkpoint import load_checkpoint, save_checkpoint
-from common.engine import Predictor, evaluate
-from common.lifting import load_lifter
-from common.report import format_table
 from common.skeleton import H36M_16
 from data.datasets import HDM05, MPI_INF_3DHP
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import ROOT, SLICE
 from tools.textbook import textbook_p_mpjpe
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.engine import evaluate
+from training.lifter import load_lifter
+from training.report import format_table
 
 ACTIONS = ["throwBasketball", "squat"]
 FLAGS = [*SLICE, "--actions", ",".join(ACTIONS), "--downsample", "40"]
@@ -101,17 +101,17 @@ def test_refined_poses_have_a_line_of_their_own(call, tmp_path):
     assert found["xyz"]["published_form"] != found["post"]["published_form"]
 
 
-def test_any_predictor_is_scored_so_and_only_on_data_of_this_protocol():
+def test_any_prediction_is_scored_so_and_only_on_data_of_this_protocol():
     dataset = load()
     made = torch.randn(len(dataset), 16, 3)
 
-    def predict(batch: PoseBatch) -> torch.Tensor:
+    def pose_of(batch: PoseBatch) -> torch.Tensor:
         return made[batch.index]
 
-    found = evaluate(Predictor({}, predict), PoseLoader(dataset, 37))
+    found = evaluate(pose_of, PoseLoader(dataset, 37))
     assert_published(found["published_form"], published_errors(made, dataset))
     other = replace(dataset, info=replace(HDM05, h36m_protocol=False))
-    plain = evaluate(Predictor({}, predict), PoseLoader(other, 37))
+    plain = evaluate(pose_of, PoseLoader(other, 37))
     assert "published_form" not in plain and "published code" not in format_table({"a": plain}, "")
     assert plain == {key: found[key] for key in plain}
     assert not MPI_INF_3DHP.h36m_protocol

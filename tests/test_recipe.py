@@ -11,18 +11,20 @@ from torch.nn import functional as F
 import main_gcn
 import main_graph
 import opt
-from common.averaging import WeightAverage
-from common.checkpoint import load_checkpoint
-from common.engine import cosine_rate, train_one_epoch, warmed_up
 from common.errors import UserError
 from common.input_view import InputView
-from common.lifting import Lifter
 from common.skeleton import H36M_16
 from data.datasets import H36M
-from data.pose_dataset import PoseLoader, load_pose_datasets
+from data.pose_dataset import load_pose_datasets
 from models.build import build_model
 from tests.conftest import SLICE
 from training import settings
+from training.checkpoint import load_checkpoint
+from training.engine import train_one_epoch
+from training.lifter import Lifter, build_lifter
+from training.load_data import training_loader
+from training.schedule import cosine_rate, warmed_up
+from training.weight_average import WeightAverage
 
 STRONG = [*SLICE, "--recipe", "strong", "--warmup", "1", "--ema", "0.9"]
 
@@ -151,11 +153,11 @@ def test_unknown_cameras_are_refused(h36m_folder):
     (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9"]], H36M_16)
     unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
     for view in (InputView(camera_rays=True), InputView(root_view=True)):
-        lifter = Lifter(torch.nn.Identity(), view, H36M_16, flip_test=False)
+        lifter = Lifter(torch.nn.Identity(), {}, view, H36M_16)
         lifter.check_data(dataset)
         with pytest.raises(UserError, match="cameras of h36m are not known"):
             lifter.check_data(unknown)
-    Lifter(torch.nn.Identity(), InputView(), H36M_16, flip_test=False).check_data(unknown)
+    Lifter(torch.nn.Identity(), {}, InputView(), H36M_16).check_data(unknown)
 
 
 def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path):
@@ -182,9 +184,9 @@ def test_with_all_parts_off_the_published_loop_gives_the_same_weights(h36m_folde
     args = opt.parse_gcn(["-z", "8", "-l", "1", "-b", "32", "--seed", "5"])
     arguments = settings.model_arguments(args, "main_gcn")
     torch.manual_seed(3)
-    ours = Lifter(build_model(arguments), settings.view(args), H36M_16, args.flip_test)
-    loader = PoseLoader(dataset, **settings.loader_options(args))
-    train_one_epoch(main_gcn.build_trainer(ours, args, loader.epoch_steps), loader, 1, 0)
+    ours = build_lifter(args, "main_gcn", None)
+    loader = training_loader(args, dataset)
+    train_one_epoch(main_gcn.build_training(args, ours, loader.epoch_steps), loader, 1, 0)
 
     torch.manual_seed(3)
     model = build_model(arguments)

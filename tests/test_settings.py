@@ -11,7 +11,6 @@ import torch
 
 import main_graph
 import opt
-from common.checkpoint import load_checkpoint
 from common.errors import UserError
 from common.skeleton import H36M_17
 from data.datasets import HDM05
@@ -20,6 +19,8 @@ from models.build import MODELS
 from tests.conftest import ROOT, SLICE
 from tools import sweep
 from training import settings
+from training.checkpoint import Source, load_checkpoint
+from training.lifter import build_lifter
 from training.published_settings import SCRIPTS, distinguishing_settings, published_settings
 
 NOISY = [*SLICE, "--keypoints", "noisy", "--pro_train", "1"]
@@ -72,14 +73,15 @@ def test_an_edited_default_does_not_change_resumed_and_tested_runs():
     )
     before = settings.settings_of(opt.parse_gcn(["--epochs", "7"]))
     for old in (before, {"model": "mgcn", "epochs": 7, "seed": 0, "snapshot": 5}):
-        checkpoint = {"options": old, "model": {"joints": 16, "hid_dim": 128}}
+        model = {"joints": 16, "hid_dim": 128}
+        source = Source("CKPT", {"options": old, "model": model})
         argv = ["--resume", "CKPT"]
-        resumed = settings.checkpoint_settings("main_gcn", "CKPT", checkpoint, argv, resume=True)
+        resumed = settings.checkpoint_settings("main_gcn", source, argv, resume=True)
         args = changed.parse_gcn(argv, defaults=resumed)
         assert (args.lr, args.adj_symmetric, args.epochs) == (1e-3, True, 7)
         argv = ["--evaluate", "CKPT"]
-        for content in (checkpoint, {"model": {"joints": 16, "hid_dim": 128}}):  # and of others
-            tested = settings.checkpoint_settings("main_gcn", "CKPT", content, argv, resume=False)
+        for tested_source in (source, Source("CKPT", {"model": model})):  # and one of others
+            tested = settings.checkpoint_settings("main_gcn", tested_source, argv, resume=False)
             assert changed.parse_gcn(argv, defaults=tested).adj_symmetric
 
 
@@ -198,10 +200,8 @@ def test_the_loss_of_detected_2d_is_the_published_one(refine, penalty, signed):
     flags += ["--post_refine"] if refine else []
     flags += ["--sym_signed"] if signed and (refine or penalty) else []
     args = opt.parse_graph([*NOISY, *flags])
-    arguments = settings.model_arguments(args, "main_graph")
-    cpu = torch.device("cpu")
-    lifter = main_graph.build_lifter(args, arguments, None, None, False, cpu)
-    trainer = main_graph.build_trainer(lifter, args, epoch_steps=1)
+    lifter = build_lifter(args, "main_graph", None, refine)
+    loss = main_graph.loss_of(args, lifter)
     (data,) = load_pose_datasets(
         HDM05, ROOT / "dataset", [["mm"]], H36M_17, "noisy", ["throwBasketball"], 60
     )
@@ -222,7 +222,7 @@ def test_the_loss_of_detected_2d_is_the_published_one(refine, penalty, signed):
         refined = lifter.refine(pose, batch)
         expected = expected + (refined - target).square().sum(-1).sqrt().mean()
         expected = expected + 0.01 * symmetry(refined)
-    assert torch.allclose(trainer.loss(batch), expected, atol=1e-6)
+    assert torch.allclose(loss(batch), expected, atol=1e-6)
 
 
 def test_an_old_checkpoint_resumes_with_its_old_loss(call, tmp_path):

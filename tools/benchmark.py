@@ -31,17 +31,13 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+
 import main_gcn
 import opt
-from common.acceleration import accelerate, adam
-from common.engine import Trainer, evaluate, train_one_epoch
 from common.errors import UserError, run_script
-from common.lifting import Lifter
 from common.losses import pose_loss
 from common.parser import Parser
-from common.run import write_json
 from common.skeleton import H36M_16, H36M_17, SKELETONS, Skeleton
-from common.workflow import evaluation_loader
 from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
@@ -54,7 +50,11 @@ from tools.textbook import (
     textbook_epoch,
     textbook_evaluate,
 )
-from training import settings
+from training.acceleration import accelerate
+from training.engine import Training, evaluate, train_one_epoch
+from training.lifter import build_lifter
+from training.load_data import evaluation_loader, training_loader
+from training.run_folder import write_json
 
 _ACTIONS = 15
 _SIDES = ("textbook", "ours")
@@ -212,7 +212,7 @@ class Benchmark:
         self.gemm = 0.0
         self.textbook = TextbookGCN(self.skeleton.adjacency(), args.hid_dim, 4, args.embedded)
         self.textbook_optimizer = torch.optim.Adam(self.textbook.parameters(), lr=1e-3)
-        self.ours = our_trainer(self.skeleton.num_joints, args.hid_dim, args.embedded)
+        self.ours = our_training(self.skeleton.num_joints, args.hid_dim, args.embedded)
         for network in self.ours.networks.values():
             network.load_state_dict(self.textbook.state_dict())
         accelerate(self.ours.networks.values(), torch.device("cpu"), args.compile, tf32=False)
@@ -235,7 +235,7 @@ class Benchmark:
         figures["testing"] = self._compare(
             self.args.test_poses,
             lambda: textbook_evaluate(self.textbook, self.test, 64),
-            lambda: evaluate(self.ours, evaluation_loader(self.test)),
+            lambda: evaluate(plain_poses(self.ours), evaluation_loader(self.test)),
         )
         figures["loading, batch 64"] = self._compare(
             self.args.poses,
@@ -255,18 +255,28 @@ def _clock(args: argparse.Namespace) -> Callable[[], float]:
     return time.process_time if args.cpu_time else time.perf_counter
 
 
-def our_trainer(joints: int, dim: int, embedded: bool = False, layers: int = 4) -> Trainer:
+def our_training(joints: int, dim: int, embedded: bool = False, layers: int = 4) -> Training:
     """``main_gcn.py``'s training, at a constant rate."""
     arguments = {"joints": joints, "hid_dim": dim, "num_layers": layers}
     model = build_model(arguments | {"non_local": "embedded" if embedded else None})
-    return Trainer(
+    return Training(
         networks={"state_dict": model},
         loss=lambda batch: pose_loss(model(batch.inputs_2d), batch.targets_3d, "mse", 0.1),
-        predict=lambda batch: model(batch.inputs_2d),
-        optimizer=adam(model.parameters(), 1e-3),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-3, fused=True),
         rate=lambda step, epoch: 1e-3,
         max_norm=1.0,
     )
+
+
+def plain_poses(training: Training) -> Callable[[PoseBatch], Tensor]:
+    """The poses of the network without flips, as they are tested."""
+    (network,) = training.networks.values()
+
+    @torch.inference_mode()
+    def pose_of(batch: PoseBatch) -> Tensor:
+        return network.eval()(batch.inputs_2d)
+
+    return pose_of
 
 
 def _samples(data: PoseDataset) -> TextbookDataset:
@@ -320,7 +330,7 @@ def scaling(args: argparse.Namespace) -> dict[str, Any]:
 def _training_turn(case: dict[str, int], poses: int) -> Callable[[], Any]:
     """Some steps of training in the given setting, over about so many poses."""
     data = made_poses(case["poses"], SKELETONS[case["joints"]])
-    trainer = our_trainer(case["joints"], case["channels"], layers=case["layers"])
+    trainer = our_training(case["joints"], case["channels"], layers=case["layers"])
     loader = _Stream(data, case["batch"], steps=max(1, poses // case["batch"]))
     return lambda: train_one_epoch(trainer, loader, 1, 0)
 
@@ -338,11 +348,11 @@ def recipe(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
     """An epoch of ``main_gcn.py`` with these flags."""
     args = opt.parse_gcn(flags)
-    network = build_model(settings.model_arguments(args, "main_gcn"))
-    lifter = Lifter(network, settings.view(args), data.skeleton, args.flip_test)
-    loader = PoseLoader(data, **settings.loader_options(args))
-    trainer = main_gcn.build_trainer(lifter, args, loader.epoch_steps)
-    return lambda: train_one_epoch(trainer, loader, 1, 0)
+    loader = training_loader(args, data)
+    training = main_gcn.build_training(
+        args, build_lifter(args, main_gcn.SCRIPT, None), loader.epoch_steps
+    )
+    return lambda: train_one_epoch(training, loader, 1, 0)
 
 
 def alternate(
@@ -415,7 +425,7 @@ def _load_and_train(side: str, folder: Path) -> dict[str, float]:
         data = TextbookDataset(*textbook_arrays(positions, H36M_16))
     seconds = time.perf_counter() - start
     if side == "ours":
-        trainer = our_trainer(16, 128)
+        trainer = our_training(16, 128)
         for batch in itertools.islice(PoseLoader(data, 64).shuffled(1), 3):
             trainer.loss(batch).backward()
             trainer.optimizer.step()

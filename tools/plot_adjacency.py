@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing
-from common.lifting import load_lifter
 from common.parser import Parser
 from common.skeleton import Skeleton
 from common.visualize import check_picture_name, save_adjacencies
 from models.modulated_gcn import ModulatedGCN
+from training.lifter import load_lifter
 
 
 def share_beside_bones(adjacency: Tensor, skeleton: Skeleton) -> float:

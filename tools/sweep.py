@@ -56,12 +56,12 @@ import opt
 from common.errors import UserError, run_script
 from common.files import atomic_write
 from common.parser import Parser
-from common.report import REMARKS
-from common.run import LAST, RESULTS
 from common.visualize import save_comparison
 from data.datasets import DATASETS
 from training.published_flags import warning_of_inert_flags
 from training.published_settings import distinguishing_settings
+from training.report import REMARKS
+from training.run_folder import LAST, RESULTS
 from training.settings import CALL_FLAGS, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""The optimisers and learning rates that the flags name."""
+"""The optimisers that the flags name."""
 
 import argparse
 from collections.abc import Iterable
@@ -7,53 +7,49 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.acceleration import adam
-from common.engine import Rate, cosine_rate, warmed_up
 from common.errors import UserError
 from training.settings import weight_decay
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], args: argparse.Namespace, amsgrad: bool = False
+    networks: Iterable[nn.Module], args: argparse.Namespace, amsgrad: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimiser of ``--optimizer``, with its weight decay.
+    """The optimiser of ``--optimizer`` over all parameters of the networks.
 
-    SGD is the published one: momentum 0.9, Nesterov's. ``amsgrad`` is Adam's.
+    SGD is the published one: Nesterov momentum 0.9. ``amsgrad`` is for Adam. With
+    ``--max_weight_norm`` the weights of the first network are limited after each step.
     """
-    decay = weight_decay(args)
+    networks = list(networks)
+    parameters = [parameter for network in networks for parameter in network.parameters()]
     if args.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=decay
+        optimizer = torch.optim.SGD(
+            parameters, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=weight_decay(args)
         )
-    if args.optimizer == "adamw":
-        return adam(parameters, args.lr, weight_decay=decay)
-    return adam(parameters, args.lr, amsgrad=amsgrad)
+    elif args.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
+            parameters, lr=args.lr, weight_decay=weight_decay(args), fused=True
+        )
+    else:
+        optimizer = torch.optim.Adam(parameters, lr=args.lr, amsgrad=amsgrad, fused=True)
+    if args.max_weight_norm:
+        limit_weights(optimizer, networks[0], args.max_weight_norm)
+    return optimizer
 
 
-def learning_rate(args: argparse.Namespace, published: Rate, steps: int) -> Rate:
-    """The schedule: the script's published one or a cosine over so many steps, warmed up.
+def limit_weights(optimizer: torch.optim.Optimizer, network: nn.Module, max_norm: float) -> None:
+    """Have the optimiser scale, after each step, the weights into each unit of a linear layer or a
+    convolution to this norm at most.
 
     Raises:
-        UserError: the training would end before it is warm.
+        UserError: the network has no such layers.
     """
-    if args.warmup >= steps:
-        raise UserError(
-            f"--warmup {args.warmup} does not end within the {steps} steps of this training: give "
-            "a smaller number, or more --epochs"
-        )
-    rate = cosine_rate(args.lr, steps) if args.schedule == "cosine" else published
-    return warmed_up(rate, args.warmup)
+    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d))]
+    if not layers:
+        raise UserError("--max_weight_norm is for networks of linear layers: --model martinez")
 
+    @torch.no_grad()
+    def limit(*_: Any) -> None:
+        for layer in layers:
+            layer.weight.renorm_(p=2, dim=0, maxnorm=max_norm)
 
-def training_options(args: argparse.Namespace, published: Rate, epoch_steps: int) -> dict[str, Any]:
-    """The flags of training that both scripts have, as arguments of ``Trainer``.
-
-    Args:
-        published: the script's own schedule.
-        epoch_steps: steps of an epoch.
-    """
-    return {
-        "rate": learning_rate(args, published, args.epochs * epoch_steps),
-        "max_norm": args.max_norm or None,
-        "amp": args.amp,
-    }
+    optimizer.register_step_post_hook(limit)

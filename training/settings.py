@@ -6,18 +6,19 @@ published ones, and these over the tables in ``opt.py``.
 """
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.errors import UserError
 from common.input_view import InputView
 from common.parser import Parser
 from common.skeleton import SKELETONS
-from data.augment import Augmentation
 from data.datasets import DATASETS
 from data.pose_dataset import known_actions
 from models.build import DEFAULT, MODELS, default_arguments
-from training.published_flags import inert_names
+from training.checkpoint import Source
+from training.published_flags import inert_names, warning_of_inert_flags
 from training.published_settings import baseline_settings, published_settings
 
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
@@ -47,6 +48,31 @@ _BESIDE = {
 }
 # Every published command has --weight_decay 1e-4, also with Adam, which never used it.
 _PUBLISHED_WITHOUT_EFFECT = {"weight_decay": 1e-4}
+
+
+def read_flags(
+    script: str,
+    parse: Callable[..., argparse.Namespace],
+    load: Callable[[argparse.Namespace], Source | None],
+    argv: Sequence[str] | None,
+) -> tuple[argparse.Namespace, Source | None]:
+    """The flags of a call and the checkpoint that they name, if any.
+
+    The flags are parsed twice where there is a checkpoint: its settings are the defaults then.
+
+    Args:
+        script: "main_gcn" or "main_graph".
+        parse: ``opt.parse_gcn`` or ``opt.parse_graph``.
+        load: reads the checkpoint that the flags name.
+    """
+    args = parse(argv)
+    source = load(args)
+    starts_anew = getattr(args, "pro_train", 0) and not (args.evaluate or args.resume)
+    if source and not starts_anew:
+        args = parse(argv, checkpoint_settings(script, source, argv, resume=bool(args.resume)))
+    if message := warning_of_inert_flags(args, script):
+        print(f"warning: {message}", file=sys.stderr)
+    return args, source
 
 
 def parse(
@@ -200,7 +226,7 @@ def current_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_settings(
-    script: str, path: str, checkpoint: dict[str, Any], argv: Sequence[str] | None, resume: bool
+    script: str, source: Source, argv: Sequence[str] | None, resume: bool
 ) -> dict[str, Any]:
     """The settings that a checkpoint brings, as defaults for a second look at the flags.
 
@@ -212,7 +238,8 @@ def checkpoint_settings(
     Raises:
         UserError: the network has the non-local blocks of the other script.
     """
-    shown = _shown_settings(script, path, checkpoint["model"])
+    checkpoint = source.checkpoint
+    shown = _shown_settings(script, source.path, checkpoint["model"])
     if _typed_alone(argv, "model") not in (None, shown.get("model")):
         return {}
     options = current_settings(checkpoint.get("options", {}))
@@ -267,56 +294,14 @@ def model_arguments(args: argparse.Namespace, script: str) -> dict[str, Any]:
     """The arguments of ``models.build.build_model``, as checkpoints carry them."""
     given = vars(args) | {"non_local": _NON_LOCAL[script] if args.non_local else None}
     own = {key: given[key] for key in default_arguments(args.model) if key in _OF_NETWORK}
-    seen = {"in_dim": view(args).in_dim} | {key: given[key] for key in _OF_INPUT}
+    seen = {"in_dim": input_view(args).in_dim} | {key: given[key] for key in _OF_INPUT}
     return {"name": args.model, "joints": args.joints, "out_dim": 3} | own | seen
 
 
-def view(args: argparse.Namespace) -> InputView:
-    """What the network is given of the 2D joints."""
+def input_view(args: argparse.Namespace) -> InputView:
+    """The form in which the network is given the 2D joints."""
     return InputView(args.camera_rays, args.root_view)
 
 
 def weight_decay(args: argparse.Namespace) -> float:
     return WEIGHT_DECAY[args.optimizer] if args.weight_decay is None else args.weight_decay
-
-
-def data_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of the data, as the arguments of ``common.workflow.load_data``."""
-    return {
-        "name": args.dataset,
-        "dataset_dir": args.dataset_dir,
-        "skeleton": SKELETONS[args.joints],
-        "keypoints": args.keypoints,
-        "actions": args.actions,
-        "downsample": args.downsample,
-        "check": args.check_data,
-    }
-
-
-def loader_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of training batches, as arguments of ``PoseLoader``."""
-    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
-    return {
-        "batch_size": args.batch_size,
-        "seed": args.seed,
-        "flips": getattr(args, "data_augmentation", False),
-        "augmentation": Augmentation(*strengths) if args.augment else None,
-    }
-
-
-def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of the run, as the argument of ``common.workflow.open_run``."""
-    return {key: getattr(args, key) for key in ("checkpoint", "name", "snapshot", "epochs")}
-
-
-def describe_run(
-    args: argparse.Namespace, arguments: dict[str, Any], subjects: Sequence[str]
-) -> dict[str, Any]:
-    """What every checkpoint of a run says of itself.
-
-    Args:
-        arguments: of the network.
-        subjects: trained on.
-    """
-    data = {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
-    return {"model": arguments, "dataset": data, "options": settings_of(args)}

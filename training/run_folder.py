@@ -8,20 +8,27 @@ ckpt_epoch_025.pth.tar  every --snapshot epochs
 results.json, curves.png, poses.png   written at the end
 """
 
+import argparse
 import csv
 import json
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from common import distributed
-from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import UserError
 from common.files import atomic_write
+from training import distributed
+from training.checkpoint import Source, load_checkpoint, save_checkpoint
+from training.engine import TrainedEpoch, Training
+from training.settings import current_settings, settings_of
+from training.training_state import restore_training_state
 
+ROOT = Path(__file__).resolve().parents[1]
 LAST, BEST, RESULTS = "ckpt_last.pth.tar", "ckpt_best.pth.tar", "results.json"
 CHOSEN_BY = {
     LAST: "last epoch (no choice on test subjects)",
@@ -69,7 +76,34 @@ class ResumedFile:
         return cls(path.name, float(error) if is_figure else None)
 
 
-class Run:
+@dataclass(frozen=True)
+class RunDescription:
+    """What every checkpoint of a run says of itself.
+
+    Attributes:
+        model: the arguments of the network.
+        dataset: name, keypoints and training subjects of the data.
+        options: the settings, see ``training.settings.settings_of``.
+    """
+
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, args: argparse.Namespace, model: dict[str, Any], subjects: Sequence[str]
+    ) -> "RunDescription":
+        """
+        Args:
+            model: the arguments of the network.
+            subjects: trained on.
+        """
+        data = {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
+        return cls(model, data, settings_of(args))
+
+
+class RunFolder:
     """The records of one training run. Of several processes, only the main one writes.
 
     Attributes:
@@ -81,7 +115,7 @@ class Run:
             once they are tested, are the best so far (``start_from_file``).
     """
 
-    def __init__(self, folder: Path, description: dict[str, Any], snapshot: int) -> None:
+    def __init__(self, folder: Path, description: RunDescription, snapshot: int) -> None:
         self.folder = folder
         self.description = description
         self.snapshot = snapshot
@@ -92,9 +126,45 @@ class Run:
         self._start = (0, 0)
 
     @classmethod
+    def open(
+        cls,
+        args: argparse.Namespace,
+        description: RunDescription,
+        training: Training,
+        source: Source | None,
+    ) -> "RunFolder":
+        """A new folder, or that of the checkpoint to resume, whose state the training takes over.
+
+        Args:
+            source: the checkpoint to resume; None starts a new run.
+
+        Raises:
+            UserError: the folder cannot be made, or the checkpoint cannot be resumed.
+        """
+        parent = Path(args.checkpoint) if args.checkpoint else ROOT / "checkpoint"
+        if source is None:
+            return cls.create(parent, args.name, description, args.snapshot)
+        path, checkpoint = Path(source.path), source.checkpoint
+        left = args.epochs - checkpoint.get("epoch", 0)
+        if left < 0 or (left == 0 and not _lacks_report(path.parent, checkpoint)):
+            raise UserError(
+                f"{path} is at epoch {checkpoint['epoch']}: give --epochs a larger number"
+            )
+        restore_training_state(training, source.path, checkpoint)
+        _say_changes(current_settings(checkpoint.get("options", {})), description.options)
+        run = cls._existing(path, checkpoint, description, args.snapshot)
+        run = run or cls.create(parent, args.name, description, args.snapshot)
+        run.history = list(checkpoint.get("history", []))
+        run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
+        run._start = (checkpoint["epoch"], checkpoint["step"])
+        if run.best is None:
+            run.untested = ResumedFile.of(path, checkpoint)
+        return run
+
+    @classmethod
     def create(
-        cls, parent: Path, name: str | None, description: dict[str, Any], snapshot: int
-    ) -> "Run":
+        cls, parent: Path, name: str | None, description: RunDescription, snapshot: int
+    ) -> "RunFolder":
         """Make a new folder; its name is the time unless one is given.
 
         Raises:
@@ -103,42 +173,29 @@ class Run:
         if not distributed.is_main():
             return cls(parent, description, snapshot)
         run = cls(_make_folder(parent, name), description, snapshot)
-        write_json(run.folder / "options.json", description["options"])
+        write_json(run.folder / "options.json", description.options)
         return run
 
     @classmethod
-    def resume(
-        cls,
-        path: Path,
-        checkpoint: dict[str, Any],
-        parent: Path,
-        name: str | None,
-        description: dict[str, Any],
-        snapshot: int,
-    ) -> "Run":
-        """Go on in the checkpoint's own folder, or in a new one if it does not lie in a run's.
+    def _existing(
+        cls, path: Path, checkpoint: dict[str, Any], description: RunDescription, snapshot: int
+    ) -> "RunFolder | None":
+        """The folder of a run in which a checkpoint lies; None where it lies elsewhere.
 
         Raises:
             UserError: the folder holds later epochs, which would be lost.
         """
         folder = path.parent
         if "history" not in checkpoint or not (folder / "options.json").is_file():
-            run = cls.create(parent, name, description, snapshot)
-        else:
-            newest = folder / LAST
-            epoch = load_checkpoint(newest)["epoch"] if newest.is_file() else 0
-            if epoch > checkpoint["epoch"]:
-                raise UserError(
-                    f"{path} is of epoch {checkpoint['epoch']} and its folder has gone on to "
-                    f"{epoch}: resume {newest}, or copy the file elsewhere to start from it"
-                )
-            run = cls(folder, description, snapshot)
-        run.history = list(checkpoint.get("history", []))
-        run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
-        run._start = (checkpoint["epoch"], checkpoint["step"])
-        if run.best is None:
-            run.untested = ResumedFile.of(path, checkpoint)
-        return run
+            return None
+        newest = folder / LAST
+        epoch = load_checkpoint(newest)["epoch"] if newest.is_file() else 0
+        if epoch > checkpoint["epoch"]:
+            raise UserError(
+                f"{path} is of epoch {checkpoint['epoch']} and its folder has gone on to "
+                f"{epoch}: resume {newest}, or copy the file elsewhere to start from it"
+            )
+        return cls(folder, description, snapshot)
 
     @property
     def epoch(self) -> int:
@@ -153,6 +210,16 @@ class Run:
     @property
     def last_checkpoint(self) -> Path:
         return self.folder / LAST
+
+    @contextmanager
+    def say_how_to_resume(self) -> Iterator[None]:
+        """After Ctrl-C, print the flag that goes on from the last whole epoch."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.history:
+                print(f"\nstopped; to go on: --resume {self.last_checkpoint}")
+            raise
 
     def seconds(self) -> float:
         """Time spent on training and testing, all epochs together."""
@@ -171,9 +238,23 @@ class Run:
             save_checkpoint(self.folder / BEST, state | {"chosen_by": chosen_by})
 
     def finish_epoch(
-        self, row: dict[str, Any], summary: dict[str, Any], training_state: dict[str, Any]
+        self, trained: TrainedEpoch, summary: dict[str, Any], training_state: dict[str, Any]
     ) -> bool:
-        """Record an epoch: the log, the checkpoints that it earns. True if it is the best yet."""
+        """Record an epoch that was trained and tested: a row of the log, and its checkpoints.
+
+        Returns:
+            Whether it is the best so far.
+        """
+        row = {
+            "epoch": trained.number,
+            "step": trained.step,
+            "lr": trained.lr,
+            "loss": trained.loss,
+            "mpjpe_mm": summary["mpjpe_mm"],
+            "p_mpjpe_mm": summary["p_mpjpe_mm"],
+            "train_seconds": trained.seconds,
+            "test_seconds": time.perf_counter() - trained.ended,
+        }
         self.history.append(row)
         self.last = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[LAST], **summary}
         is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
@@ -190,7 +271,7 @@ class Run:
             "step": row["step"],
             "lr": row["lr"],
             "error": row["mpjpe_mm"],
-            **self.description,
+            **vars(self.description),
             **training_state,
             "history": self.history,
             "last": self.last,
@@ -215,3 +296,17 @@ class Run:
             writer = csv.DictWriter(stream, fieldnames=list(self.history[0]))
             writer.writeheader()
             writer.writerows(self.history)
+
+
+def _lacks_report(folder: Path, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run was cut off between its last epoch and its results."""
+    is_run = bool(checkpoint.get("history")) and (folder / "options.json").is_file()
+    return is_run and not (folder / RESULTS).exists()
+
+
+def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = [
+        f"{key} {before[key]} -> {now[key]}" for key in before if before[key] != now.get(key)
+    ]
+    if changes:
+        print(f"resuming with changed settings: {', '.join(changes)}")

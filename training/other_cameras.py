@@ -2,47 +2,49 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from common.camera import project_again, rotation_about
 from common.errors import UserError
 from common.input_view import rotate
-from common.lifting import check_cameras
 from data.pose_dataset import PoseBatch, PoseDataset
+from training.lifter import Lifter, check_cameras
 
 _NEAREST = 0.2  # metres: no joint comes nearer to a turned camera
 
 
 def with_other_cameras(
-    dataset: PoseDataset, pan: float, focal_scale: float, header: dict[str, Any]
-) -> tuple[PoseDataset, dict[str, Any]]:
-    """The data set as it is to be tested, and a header that says what was changed.
+    dataset: PoseDataset, pan: float, focal_scale: float, lifter: Lifter
+) -> tuple[PoseDataset, dict[str, str]]:
+    """The data set as it is to be tested, and remarks on what was changed, by the flags' names.
 
     Args:
         pan: degrees, see ``panned``.
         focal_scale: see ``with_focal_scale``.
+        lifter: that is to be tested.
 
     Raises:
         UserError: the change is not possible, or changes nothing.
     """
+    remarks = {}
     if pan:
         dataset = panned(dataset, pan)
         remark = f"the cameras are turned to the right on purpose, by {pan:g} degrees"
         outside = (dataset.inputs_2d[..., 0].abs() > 1).double().mean().item()
         if outside:
             remark += f", which leaves {outside:.1%} of the 2D joints outside the image"
-        header = header | {"pan": remark}
+        remarks["pan"] = remark
     if focal_scale != 1:
-        if not (header["intrinsics"] or header.get("root_depth")):
+        if not (lifter.input_view.uses_intrinsics or lifter.post_refine):
             raise UserError(
                 "--focal_scale: this network is on no rays and has no refinement, leave it out"
             )
         dataset = with_focal_scale(dataset, focal_scale)
-        remark = f"the focal length is wrong on purpose, by a factor of {focal_scale:g}"
-        header = header | {"focal_scale": remark}
-    return dataset, header
+        remarks["focal_scale"] = (
+            f"the focal length is wrong on purpose, by a factor of {focal_scale:g}"
+        )
+    return dataset, remarks
 
 
 def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:

@@ -45,12 +45,12 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def part() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """This process and their number, as ``PoseLoader`` takes them."""
     return rank(), world_size()
 
 
-def joined(main: Callable[[], None]) -> Callable[[], None]:
+def as_process_of_job(main: Callable[[], None]) -> Callable[[], None]:
     """A script's ``main`` as one process of the job that torchrun's environment describes.
 
     Only the main process prints. What ends the job is said once, by the process that met it first:
@@ -199,13 +199,13 @@ def add_up(*values: Tensor) -> None:
             dist.all_reduce(value)
 
 
-def average(value: Tensor) -> None:
+def take_mean(value: Tensor) -> None:
     """Put the mean over processes into a tensor."""
     add_up(value)
     value /= world_size()
 
 
-def averaged_loss(networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> Callable:
+def with_averaged_gradients(networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> Callable:
     """The loss whose gradient, in every process, is that of the whole batch's mean loss.
 
     Args:

@@ -7,6 +7,7 @@ ever unpickled.
 """
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import atomic_write
-from common.legacy_checkpoint import read_legacy_checkpoint
 from common.safe_pickle import NUMPY_STAND_INS
 from models.build import DEFAULT, MODELS, build_model, default_arguments, describe_weights
+from training.legacy_checkpoint import read_legacy_checkpoint
 
 # Arguments of a network that change how it is trained, and nothing of a trained one.
 _FOR_TRAINING = ("name", "dropout", "modulation_init")
@@ -25,6 +26,15 @@ _WITHOUT_FLAG = ("in_dim", "out_dim")
 # Arguments of a network that are as its checkpoint has them: nobody asks for another value.
 _OF_CHECKPOINT = ("predict_root",)
 _ZIP = b"PK\x03\x04"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that a call of a script starts from, and the path it was read from."""
+
+    path: str
+    checkpoint: dict[str, Any]
+
 
 _KINDS = {
     "epoch": int, "step": int, "optimizer": dict, "model": dict, "dataset": dict, "options": dict,

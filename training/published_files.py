@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.checkpoint import check_state_dict, load_checkpoint, load_plain
 from common.errors import UserError
 from common.files import atomic_write
-from common.run import LAST
+from models.build import describe_weights
+from training import distributed
+from training.checkpoint import check_state_dict, differences, load_checkpoint, load_plain
+from training.run_folder import LAST, RunDescription, RunFolder
 
 _PREFIXES = {"state_dict": "model_module_gcn_", "post_refine": "model_post_refine_"}
 _NAME = re.compile(r"model_module_gcn_(?P<epoch>\d+)_eva_(?P<kind>xyz|post)_\d+\.pth")
@@ -33,7 +35,7 @@ class ModelFiles:
         folder: Path,
         kind: str,
         networks: dict[str, nn.Module],
-        description: dict[str, Any] | None = None,
+        description: RunDescription | None = None,
     ) -> None:
         """
         Args:
@@ -43,6 +45,30 @@ class ModelFiles:
         self.folder, self.kind, self.networks = folder, kind, networks
         self.description = description
         self._written: list[Path] = []
+
+    @classmethod
+    def of_run(
+        cls, run: RunFolder, save_dir: str | None, kind: str, networks: dict[str, nn.Module]
+    ) -> "ModelFiles | None":
+        """The files of a run; only the main one of several processes has any.
+
+        Args:
+            save_dir: their folder; None takes the run's.
+            kind: the pose by which the best epoch is chosen, xyz or post.
+        """
+        if not distributed.is_main():
+            return None
+        shown = describe_weights(networks["state_dict"].state_dict())
+        unclear = shown is None or differences(shown, run.description.model)
+        folder = Path(save_dir) if save_dir else run.folder
+        files = cls(folder, kind, networks, run.description if unclear else None)
+        if run.best:
+            files.remember(run.best["epoch"], run.best["mpjpe_mm"])
+        return files
+
+    def save_best(self, run: RunFolder) -> None:
+        """Save the networks, which are those of the run's best epoch."""
+        self.save(run.best["epoch"], run.best["mpjpe_mm"])
 
     def paths(self, epoch: int, error: float) -> dict[str, Path]:
         return self._paths(epoch, int(error * 100))
@@ -63,7 +89,7 @@ class ModelFiles:
         for key, path in paths.items():
             content = self.networks[key].state_dict()
             if key == "state_dict" and self.description:
-                content = {"state_dict": content, **self.description}
+                content = {"state_dict": content, **vars(self.description)}
             with atomic_write(path) as partial:
                 torch.save(content, partial)
         for old in self._written:

@@ -1,0 +1,186 @@
+"""From 2D joints to a 3D pose: the input's form, the network, its mirrored twin, and refinement."""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.camera import flip_intrinsics, lift_again, remove_distortion, solve_translation
+from common.errors import UserError
+from common.input_view import InputView, rotate
+from common.skeleton import SKELETONS, Skeleton
+from data.pose_dataset import PoseBatch, PoseDataset
+from models.build import build_model
+from models.pose_refine import PoseRefine
+from training.checkpoint import Source, build_saved, check_model, load_weights
+from training.published_files import load_model_file
+from training.settings import input_view, model_arguments
+
+
+def check_cameras(dataset: PoseDataset, remedy: str) -> None:
+    """
+    Raises:
+        UserError: the data set's cameras are not known; the line ends with the remedy.
+    """
+    if not dataset.intrinsics.isfinite().all():
+        raise UserError(f"the cameras of {dataset.info.name} are not known: {remedy}")
+
+
+@dataclass
+class Lifter:
+    """A lifting network as it is trained and tested.
+
+    Attributes:
+        network: (B, J, input_view.in_dim) -> (B, J, 3), metres, in the space of the input view.
+        arguments: of the network, as checkpoints carry them.
+        input_view: the form in which the network is given the 2D joints.
+        flip_test: test the mean of the pose and of its mirrored twin, turned back.
+        amp: test in bfloat16 where autocast finds that safe.
+        post_refine: pose refinement; None where there is none.
+        true_root_depth: refinement takes the root's depth from the ground truth.
+    """
+
+    network: nn.Module
+    arguments: dict[str, Any]
+    input_view: InputView
+    skeleton: Skeleton
+    flip_test: bool = False
+    amp: bool = False
+    post_refine: PoseRefine | None = None
+    true_root_depth: bool = True
+
+    def networks(self) -> dict[str, nn.Module]:
+        """All networks, by the keys of their weights in a checkpoint."""
+        refinement = {"post_refine": self.post_refine} if self.post_refine else {}
+        return {"state_dict": self.network} | refinement
+
+    def with_networks(self, networks: dict[str, nn.Module]) -> "Lifter":
+        """The same with other networks, by those keys."""
+        return replace(
+            self, network=networks["state_dict"], post_refine=networks.get("post_refine")
+        )
+
+    def to(self, device: torch.device) -> "Lifter":
+        for network in self.networks().values():
+            network.to(device)
+        return self
+
+    def check_data(self, dataset: PoseDataset) -> None:
+        """
+        Raises:
+            UserError: the cameras of the data set are needed and not known.
+        """
+        if self.post_refine:
+            check_cameras(dataset, "use --no-post_refine")
+        if self.input_view.uses_intrinsics:
+            check_cameras(dataset, "this network needs them, use one without --camera_rays "
+                          "and --root_view")  # fmt: skip
+
+    def pose_and_target(self, batch: PoseBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The prediction and the target (B, J, 3), metres, both in the space of the input view, and
+        the rotations (B, 3, 3) from camera space to it, None where it is camera space."""
+        pose, rotation = self._run_network(batch.inputs_2d, self._intrinsics(batch))
+        return pose, rotate(batch.targets_3d, rotation), rotation
+
+    def lift(self, screen: Tensor, intrinsics: Tensor | None) -> Tensor:
+        """Screen coordinates (B, J, 2) -> poses (B, J, 3), metres, camera space, near the root.
+
+        Args:
+            intrinsics: (B, 9), or None where the input view does not use them.
+        """
+        pose, rotation = self._run_network(screen, intrinsics)
+        pose = rotate(pose, rotation, back=True)
+        if not self.flip_test:
+            return pose
+        mirrored = None if intrinsics is None else flip_intrinsics(intrinsics)
+        twin, rotation = self._run_network(self.skeleton.flip(screen), mirrored)
+        return (pose + self.skeleton.flip(rotate(twin, rotation, back=True))) / 2
+
+    def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
+        """Poses (B, J, 3) in camera space -> refined ones."""
+        depth = batch.root_3d[:, 2]
+        if not self.true_root_depth:
+            with torch.no_grad():
+                uv = remove_distortion(batch.inputs_2d, batch.intrinsics)
+                depth = solve_translation(pose - pose[:, :1], uv, batch.intrinsics)[:, 2]
+        lifted = lift_again(pose, batch.inputs_2d, depth, batch.intrinsics)
+        return self.post_refine(pose, lifted)
+
+    def tested_pose(self, batch: PoseBatch) -> Tensor:
+        """The network's poses (B, J, 3) as they are tested: metres, camera space, not centred."""
+        return self._test(batch, refined=False)
+
+    def refined_pose(self, batch: PoseBatch) -> Tensor:
+        """The refined poses (B, J, 3) as they are tested: metres, camera space, not centred."""
+        return self._test(batch, refined=True)
+
+    @torch.inference_mode()
+    def _test(self, batch: PoseBatch, refined: bool) -> Tensor:
+        for network in self.networks().values():
+            network.eval()
+        with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=self.amp):
+            pose = self.lift(batch.inputs_2d, self._intrinsics(batch))
+            return (self.refine(pose, batch) if refined else pose).float()
+
+    def _intrinsics(self, batch: PoseBatch) -> Tensor | None:
+        return batch.intrinsics if self.input_view.uses_intrinsics else None
+
+    def _run_network(
+        self, screen: Tensor, intrinsics: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Poses in the space of the input view, and the rotations from camera space to it."""
+        inputs, rotation = self.input_view.apply(screen, intrinsics)
+        return self.network(inputs), rotation
+
+
+def build_lifter(
+    args: argparse.Namespace, script: str, source: Source | None, refined: bool = False
+) -> Lifter:
+    """The networks of the flags, on the CPU, with the weights of a checkpoint if there is one.
+
+    Args:
+        refined: with pose refinement.
+
+    Raises:
+        UserError: the checkpoint holds another network, or weights that do not fit.
+    """
+    arguments = model_arguments(args, script)
+    if source:
+        arguments = check_model(source.path, source.checkpoint["model"], arguments)
+    lifter = Lifter(
+        network=build_saved(source.path, arguments) if source else build_model(arguments),
+        arguments=arguments,
+        input_view=input_view(args),
+        skeleton=SKELETONS[args.joints],
+        flip_test=args.flip_test,
+        amp=args.amp,
+        post_refine=PoseRefine(args.joints) if refined else None,
+        true_root_depth=getattr(args, "root_depth", "gt") == "gt",
+    )
+    for key, network in lifter.networks().items():
+        if source and key in source.checkpoint:
+            load_weights(source.path, network, source.checkpoint[key])
+    return lifter
+
+
+def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
+    """The network of a checkpoint, with the input that it was trained on, ready to predict.
+
+    Args:
+        flip_test: None takes what the checkpoint's run was tested with.
+
+    Raises:
+        UserError: no readable checkpoint, or its weights do not fit what it says of itself.
+    """
+    checkpoint = load_model_file(path)
+    arguments = checkpoint["model"]
+    if flip_test is None:
+        flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
+    network = build_saved(path, arguments)
+    load_weights(path, network, checkpoint["state_dict"])
+    view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
+    skeleton = SKELETONS[arguments["joints"]]
+    return Lifter(network.eval(), arguments, view, skeleton, flip_test)

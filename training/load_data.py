@@ -1,0 +1,71 @@
+"""The data sets of a script's flags, on the device."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.skeleton import SKELETONS
+from data.augment import Augmentation
+from data.datasets import DATASETS
+from data.pose_dataset import PoseDataset, PoseLoader, load_pose_datasets
+from training import distributed
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_data(
+    args: argparse.Namespace, with_training: bool, device: torch.device
+) -> list[PoseDataset]:
+    """The test set of a data set, after its training set if wanted.
+
+    Raises:
+        UserError: see ``load_pose_datasets``; also no folder, or no training set.
+    """
+    info = DATASETS[args.dataset]
+    if with_training and not info.subjects_train:
+        raise UserError(f"{info.name} is for testing only: give --evaluate CKPT")
+    folder = Path(args.dataset_dir) if args.dataset_dir else ROOT / "dataset"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: --dataset_dir is that of the npz files")
+    splits = {"train": info.subjects_train, "test": info.subjects_test}
+    if not with_training:
+        del splits["train"]
+    datasets = load_pose_datasets(
+        info,
+        folder,
+        list(splits.values()),
+        SKELETONS[args.joints],
+        args.keypoints,
+        args.actions,
+        args.downsample,
+        check=args.check_data,
+    )
+    whole = args.actions is None and args.downsample == 1
+    for dataset, split in zip(datasets, splits, strict=True):
+        verdict = f", {info.against_protocol(split, len(dataset))}" if whole else ""
+        print(f"{split}: {len(dataset):,} poses of {', '.join(dataset.subjects)}{verdict}")
+        if dataset.missing:
+            print(f"warning: sequences are missing: {'; '.join(dataset.missing)}")
+    return [dataset.to(device) for dataset in datasets]
+
+
+def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoader:
+    """Shuffled batches, with the flips and the augmentation of the flags."""
+    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
+    return PoseLoader(
+        dataset,
+        args.batch_size,
+        seed=args.seed,
+        flips=getattr(args, "data_augmentation", False),
+        part=distributed.rank_and_size(),
+        augmentation=Augmentation(*strengths) if args.augment else None,
+    )
+
+
+def evaluation_loader(dataset: PoseDataset) -> PoseLoader:
+    """Batches for testing, of a size that changes no figure: on a CPU small enough for its cache,
+    on a GPU large enough to keep it busy. Of several processes, each has a part."""
+    batch_size = 512 if dataset.inputs_2d.device.type == "cpu" else 16384
+    return PoseLoader(dataset, batch_size, part=distributed.rank_and_size())

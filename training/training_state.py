@@ -1,0 +1,110 @@
+"""What a checkpoint holds so that a training goes on exactly where it stopped."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from training import distributed
+from training.engine import Training
+
+
+def training_state(training: Training) -> dict[str, Any]:
+    """What resuming needs beside the run's own records."""
+    random_state = {"cpu": torch.get_rng_state()}
+    # The processes of a job draw anew each epoch, and rank 0 leaves the others' devices alone.
+    if torch.cuda.is_available() and distributed.world_size() == 1:
+        random_state["cuda"] = torch.cuda.get_rng_state_all()
+    return {
+        **_state(training.tested_networks()),
+        **({"trained": _state(training.networks)} if training.average else {}),
+        "optimizer": training.optimizer.state_dict(),
+        "random_state": random_state,
+    }
+
+
+def _state(networks: dict[str, nn.Module]) -> dict[str, Any]:
+    return {key: network.state_dict() for key, network in networks.items()}
+
+
+def _optimizer_state(training: Training, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's state in a checkpoint, in the order and the shapes of our parameters.
+
+    It has no names. Its order is that of the weights in the checkpoint, whose network may have its
+    layers in another order; and our old checkpoints have some weights in another shape. What the
+    optimiser is told beside its state (Adam as one kernel) and the checkpoint lacks is as here.
+    """
+    (group,) = checkpoint["optimizer"]["param_groups"]
+    saved = checkpoint["optimizer"]["state"]
+    parameters = {
+        (key, name): parameter
+        for key, network in training.networks.items()
+        for name, parameter in network.named_parameters()
+    }
+    names = [(key, name) for key in training.networks for name in checkpoint[key]]
+    names = [name for name in names if name in parameters]
+    number_of = dict(zip(names, group["params"], strict=True))
+    state = {
+        index: {key: _shaped_as(value, parameter) for key, value in saved[number].items()}
+        for index, (name, parameter) in enumerate(parameters.items())
+        if (number := number_of[name]) in saved
+    }
+    options = training.optimizer.param_groups[0] | group | {"params": [*range(len(parameters))]}
+    return {"state": state, "param_groups": [options]}
+
+
+def _shaped_as(value: Any, parameter: nn.Parameter) -> Any:
+    """A part of the optimiser's state: a number, or a tensor for each weight of the parameter.
+
+    Raises:
+        ValueError: it is of another shape, ones at its end aside.
+    """
+    if not isinstance(value, Tensor):
+        return value if value is None else float(value)
+    if value.dim() == 0:
+        return value
+    long, short = sorted((value.shape, parameter.shape), key=len, reverse=True)
+    if long[: len(short)] != short or long.numel() != short.numel():
+        raise ValueError(f"{tuple(value.shape)} for weights {tuple(parameter.shape)}")
+    return value.reshape(parameter.shape)
+
+
+def restore_training_state(training: Training, path: str, checkpoint: dict[str, Any]) -> None:
+    """Put the optimiser's and the random generators' state back.
+
+    The caller has loaded the checkpoint's own weights. Where these are running averages, the
+    weights in training are loaded here.
+
+    Raises:
+        UserError: the checkpoint holds weights only, or the optimiser's state is of another model.
+    """
+    needed = ("epoch", "step", "optimizer", *(["trained"] if training.average else []))
+    lacking = [key for key in needed if key not in checkpoint]
+    if lacking:
+        raise UserError(f"{path} has no {', '.join(lacking)}: it can be evaluated, not resumed")
+    try:
+        training.optimizer.load_state_dict(_optimizer_state(training, checkpoint))
+        _train_what_was_trained(training.optimizer)
+        if training.average:
+            for key, network in training.networks.items():
+                network.load_state_dict(checkpoint["trained"][key])
+        random_state = checkpoint.get("random_state", {})
+        if "cpu" in random_state:
+            torch.set_rng_state(random_state["cpu"])
+        if torch.cuda.is_available() and "cuda" in random_state:
+            here = range(torch.cuda.device_count())  # perhaps not as many as where it was saved
+            for device, saved in zip(here, random_state["cuda"], strict=False):
+                torch.cuda.set_rng_state(saved, device)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error
+
+
+def _train_what_was_trained(optimizer: torch.optim.Optimizer) -> None:
+    """Freeze and unfreeze parameters as the saved run had them: new versions of a network may leave
+    a bias untrained that an old run trained. A parameter that was trained has a state."""
+    if not optimizer.state:  # no step was taken
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(parameter in optimizer.state)
