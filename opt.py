@@ -11,25 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.losses import LOSSES
-from common.parser import Parser
 from data.datasets import DATASETS
 from models.build import MODELS
 from models.graph_conv_variants import ADJ_MODULATIONS
 from models.norm import NORMS
+from training import flag_types as types
 from training import settings
-from training.flag_types import (
-    Switch,
-    even_int,
-    file_name,
-    finite,
-    fraction,
-    names,
-    natural,
-    non_negative,
-    positive,
-    positive_int,
-    share,
-)
+from training.flag_types import Add, Switch, flag_groups
 from training.published_flags import add_inert_flags
 
 GROUND_TRUTH = {  # main_gcn.py
@@ -136,71 +124,42 @@ DETECTED = {  # main_graph.py
     "previous_dir": "./ckpt/module_256/",  # folder of weights under published names
     "save_model": 0,  # 1 saves the best under published names
 }
+# Recipes and flags read better as tables than one argument a line.
+# fmt: off
+
 # Flags that a recipe sets together; those typed beside it win.
 RECIPES = {
     "strong": {
-        "camera_rays": True,
-        "root_view": True,
-        "augment": True,
-        "loss": "mpjpe",
-        "weight_l1": 0.0,
-        "optimizer": "adamw",
-        "lr": 3e-3,
-        "schedule": "cosine",
-        "warmup": 1000,
-        "ema": 0.9995,
-        "max_norm": 1.0,
-        "batch_size": 256,
-        "epochs": 3,
-        "flip_test": True,
+        "camera_rays": True, "root_view": True, "augment": True, "loss": "mpjpe", "weight_l1": 0.0,
+        "optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "warmup": 1000, "ema": 0.9995,
+        "max_norm": 1.0, "batch_size": 256, "epochs": 3, "flip_test": True,
     },
 }
-_Add = Callable[..., None]
 
 
 def parse_gcn(
     argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
 ) -> argparse.Namespace:
     """Flags of ``main_gcn.py``; ``defaults`` are the settings of a checkpoint."""
-    parser, group = _parser(
-        "Modulated GCN on ground-truth 2D: trains, or tests with --evaluate.", GROUND_TRUTH
-    )
+    parser, group = flag_groups(
+        "Modulated GCN on ground-truth 2D: trains, or tests with --evaluate.", GROUND_TRUTH)
     add = group("data")
     _data_flags(add)
     add("-j", "--joints", type=int, choices=(16, 17), help="16 joints, or 17 with Neck/Nose")
     add = group("model")
     _size_flags(add)
-    add(
-        "--non_local",
-        action=Switch,
-        help="grouped non-local blocks over joints, as in SemGCN (16 joints only)",
-    )
+    add("--non_local", action=Switch,
+        help="grouped non-local blocks over joints, as in SemGCN (16 joints only)")
     _ablation_flags(group("ablation"))
     add = group("training")
     _training_flags(add)
-    add(
-        "--weight_L1_norm",
-        "--lamda",
-        dest="weight_l1",
-        type=fraction,
-        metavar="W",
-        help="share of L1 in the loss, the rest is --loss",
-    )
-    add(
-        "--lr_decay",
-        type=positive_int,
-        metavar="STEPS",
-        help="the rate is multiplied by --lr_gamma every so many steps",
-    )
-    add("--lr_gamma", type=positive, metavar="FACTOR", help="see --lr_decay")
-    add(
-        "--no_max",
-        dest="max_norm",
-        action="store_const",
-        const=0.0,
-        default=argparse.SUPPRESS,
-        help="do not clip gradients: --max_norm 0",
-    )
+    add("--weight_L1_norm", "--lamda", dest="weight_l1", type=types.fraction, metavar="W",
+        help="share of L1 in the loss, the rest is --loss")
+    add("--lr_decay", type=types.positive_int, metavar="STEPS",
+        help="the rate is multiplied by --lr_gamma every so many steps")
+    add("--lr_gamma", type=types.positive, metavar="FACTOR", help="see --lr_decay")
+    add("--no_max", dest="max_norm", action="store_const", const=0.0, default=argparse.SUPPRESS,
+        help="do not clip gradients: --max_norm 0")
     _recipe_flags(group("recipe"), schedule="exponential")
     _run_flags(group)
     add_inert_flags(parser, "main_gcn")
@@ -211,26 +170,17 @@ def parse_graph(
     argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None
 ) -> argparse.Namespace:
     """Flags of ``main_graph.py``; ``defaults`` are the settings of a checkpoint."""
-    parser, group = _parser(
+    parser, group = flag_groups(
         "Modulated GCN on detected 2D, optionally with pose refinement: tests the weights of "
         "--evaluate or --previous_dir, or trains with --pro_train 1.",
         DETECTED,
     )
     add = group("data")
     _data_flags(add)
-    add(
-        "-j",
-        "--joints",
-        "--n_joints",
-        type=int,
-        choices=(16, 17),
-        help="default: 16 for the sh_ detectors, else 17",
-    )
-    add(
-        "--data_augmentation",
-        action=Switch,
-        help="train on every pose twice, as it is and mirrored",
-    )
+    add("-j", "--joints", "--n_joints", type=int, choices=(16, 17),
+        help="default: 16 for the sh_ detectors, else 17")
+    add("--data_augmentation", action=Switch,
+        help="train on every pose twice, as it is and mirrored")
     add = group("model")
     _size_flags(add)
     add(
@@ -241,77 +191,28 @@ def parse_graph(
     add = group("training")
     add("--pro_train", type=int, choices=(0, 1), help="1 trains")
     _training_flags(add)
-    add(
-        "--weight_L1_norm",
-        "--norm",
-        "-norm",
-        dest="weight_l1",
-        type=fraction,
-        metavar="W",
-        help="share of L1 in the loss, the rest is --loss",
-    )
-    add(
-        "--lr_decay",
-        "-lrd",
-        type=positive,
-        metavar="FACTOR",
-        help="the rate is multiplied by this every --large_decay_epoch epochs",
-    )
-    add("--large_decay_epoch", type=positive_int, metavar="N", help="see --lr_decay")
+    add("--weight_L1_norm", "--norm", "-norm", dest="weight_l1", type=types.fraction, metavar="W",
+        help="share of L1 in the loss, the rest is --loss")
+    add("--lr_decay", "-lrd", type=types.positive, metavar="FACTOR",
+        help="the rate is multiplied by this every --large_decay_epoch epochs")
+    add("--large_decay_epoch", type=types.positive_int, metavar="N", help="see --lr_decay")
     _recipe_flags(group("recipe"), schedule="step")
     _weights_flags(group("weights"))
     _run_flags(group)
-    parser.add_argument(
-        "--show_protocol2",
-        action="store_true",
-        help="accepted: the table always shows both protocols",
-    )
-    parser.add_argument(
-        "--show_root",
-        action="store_true",
-        help="test: also report the error of the root's estimated place",
-    )
+    add = group("report")
+    add("--show_protocol2", action=Switch, default=False, help="accepted: both always are")
+    add("--show_root", action=Switch, default=False, help="test: report the root's error too")
     add_inert_flags(parser, "main_graph")
     return settings.parse(parser, "main_graph", argv, RECIPES, defaults)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where there is one to show."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        said = "default" in (action.help or "") or action.default in (None, argparse.SUPPRESS)
-        return action.help if said else super()._get_help_string(action)
-
-
-def _parser(description: str, defaults: dict[str, Any]) -> tuple[Parser, Callable[[str], _Add]]:
-    """A parser, and a function that makes a group of flags: it gives the function that adds flags
-    to the group, with the defaults of the table."""
-    parser = Parser(description=description, formatter_class=_Help)
-
-    def group(title: str) -> _Add:
-        of_title = parser.add_argument_group(title)
-
-        def add(*flags: str, **options: Any) -> None:
-            name = next(flag for flag in flags if flag.startswith("--")).removeprefix("--")
-            default = defaults.get(options.get("dest", name))
-            of_title.add_argument(*flags, **{"default": default, **options})
-
-        return add
-
-    return parser, group
-
-
-# Flags read better as a table than one argument a line.
-# fmt: off
-
-
-def _data_flags(add: _Add) -> None:
+def _data_flags(add: Add) -> None:
     add("-d", "--dataset", choices=sorted(DATASETS), help="data set; hdm05 comes with the program")
     add("-k", "--keypoints", metavar="NAME",
         help="whose 2D joints: gt; noisy, made noise on gt; or a detector's name as in its file")
-    add("-a", "--actions", type=names, metavar="LIST",
+    add("-a", "--actions", type=types.names, metavar="LIST",
         help="actions to train and test on, separated by commas; * is all")
-    add("--downsample", type=positive_int, metavar="K",
+    add("--downsample", type=types.positive_int, metavar="K",
         help="keep every K-th frame of a sequence, in training and test")
     add("--dataset_dir", "--root_path", metavar="DIR",
         help="folder of the npz files (default: dataset/ beside the scripts)")
@@ -319,119 +220,97 @@ def _data_flags(add: _Add) -> None:
         help="refuse joints that cannot be right: wrong order, sides, units, cameras or axes")
 
 
-def _size_flags(add: _Add) -> None:
+def _size_flags(add: Add) -> None:
     add("--model", choices=sorted(MODELS),
-        help="mgcn, or a baseline; brings its published settings with it, which are the defaults "
-        "of the other flags then (--model X --help shows them)")
-    add("-l", "--num_layers", type=positive_int, metavar="L",
-        help="residual blocks, two layers each")
-    add("-z", "--hid_dim", type=even_int, metavar="C", help="channels, an even number")
-    add("--dropout", type=fraction, metavar="P", help="dropout after each block")
+        help="mgcn, or a baseline with its published settings (--model X --help shows them)")
+    add("-l", "--num_layers", type=types.positive_int, metavar="L", help="residual blocks")
+    add("-z", "--hid_dim", type=types.even_int, metavar="C", help="channels, an even number")
+    add("--dropout", type=types.fraction, metavar="P", help="dropout after each block")
 
 
-def _ablation_flags(add: _Add) -> None:
+def _ablation_flags(add: Add) -> None:
     """The choices of the method; the defaults are the paper's, but for what the help says."""
     add("--modulation_init", choices=("ones", "xavier"),
-        help="first values of the weight modulation; the released code has ones for ground-truth "
-        "2D and Xavier-uniform ones for detected 2D")
+        help="first values of M; published: ones for ground-truth 2D, xavier for detected 2D")
     add("--weight_modulation", action=Switch,
         help="a vector for each joint on the shared weights (the paper's)")
     add("--adj_modulation", choices=ADJ_MODULATIONS,
         help="learned adjacency: A alone, A + Q (the paper's), A o (1 + Q), A + U V^T of --rank, "
         "or Q alone")
-    add("--rank", type=positive_int, metavar="R",
-        help="columns of U and V in --adj_modulation lowrank")
+    add("--rank", type=types.positive_int, metavar="R", help="columns of U and V in lowrank")
     add("--adj_symmetric", action=Switch, help="make the adjacency symmetric (the paper's)")
     add("--decouple_self", action=Switch,
         help="a weight for a joint itself beside that for its neighbours (the paper's)")
-    add("--hops", type=positive_int, metavar="K",
-        help="reach of a layer along bones, with a weight and modulations for each hop (the "
-        "paper's: 1)")
-    add("--adj_l1", type=non_negative, metavar="LAMBDA",
-        help="adds LAMBDA times the L1 norm of Q, all layers together, to the loss: the paper "
-        "speaks of sparse adjacencies, its code has 0")
+    add("--hops", type=types.positive_int, metavar="K",
+        help="reach of a layer along bones, with weights of its own for each hop (the paper's: 1)")
+    add("--adj_l1", type=types.non_negative, metavar="LAMBDA",
+        help="adds LAMBDA times the L1 norm of Q, summed over layers, to the loss (published: 0)")
     add("--norm_layer", choices=sorted(NORMS),
-        help="normalisation in each block: over the batch (the paper's), the channels of each "
-        "joint, or 8 groups of channels of each pose")
+        help="normalise over the batch (the paper's), a joint's channels, or groups of channels")
 
 
-def _training_flags(add: _Add) -> None:
-    add("-b", "--batch_size", "--batchSize", type=positive_int, metavar="B",
+def _training_flags(add: Add) -> None:
+    add("-b", "--batch_size", "--batchSize", type=types.positive_int, metavar="B",
         help="poses a step, over all processes of torchrun together")
-    add("-e", "--epochs", "--nepoch", type=positive_int, metavar="N",
+    add("-e", "--epochs", "--nepoch", type=types.positive_int, metavar="N",
         help="passes over the training set; a resumed run goes on to this number")
-    add("--lr", "--learning_rate", type=positive, help="learning rate at the start")
+    add("--lr", "--learning_rate", type=types.positive, help="learning rate at the start")
     add("--loss", choices=LOSSES,
-        help="main term of the loss: mean of squares, of joints' distances, of absolute values, "
-        "or of these squared below 10 mm; see --weight_L1_norm")
-    add("--max_weight_norm", type=non_negative, metavar="X",
-        help="martinez, vp3d: after each step the weights into each unit are scaled to this norm "
-        "at most; 0 leaves them (Martinez et al.: 1)")
-    add("--seed", type=natural, help="of the first weights, the order of poses and dropout")
+        help="main term of the loss; smooth_l1 is squared below 10 mm; see --weight_L1_norm")
+    add("--max_weight_norm", type=types.non_negative, metavar="X",
+        help="martinez, vp3d: limit the weights into each unit to this norm; 0 does not limit")
+    add("--seed", type=types.natural, help="of the first weights, the order of poses and dropout")
 
 
-def _recipe_flags(add: _Add, schedule: str) -> None:
-    """Ways of training and testing beyond the published ones. The gains said here are those of
-    docs/accuracy.md: by how many mm the recipe's MPJPE on hdm05 rises without the flag."""
+def _recipe_flags(add: Add, schedule: str) -> None:
+    """Ways of training and testing beyond the published ones; docs/accuracy.md has their gains."""
     add("--recipe", choices=sorted(RECIPES),
-        help="sets the flags of this group, --loss, --weight_L1_norm, --lr, --batch_size and "
-        "--epochs together; those typed beside it win; gain on hdm05: 21 mm, 22 with detected 2D; "
-        "of loss, optimiser and schedule 6.0 and 6.5")
+        help="sets flags of this group, --loss, --weight_L1_norm, --lr, --batch_size and --epochs "
+        "together; those typed beside it win; gains: docs/accuracy.md")
     add("--camera_rays", action=Switch,
-        help="the network sees rays x/z, y/z with the lens taken out: it needs the cameras' "
-        "intrinsics; gain on hdm05: none that shows")
+        help="the network sees undistorted rays x/z, y/z: it needs the cameras' intrinsics")
     add("--root_view", action=Switch,
-        help="the network sees the rays as a camera that looks straight at the root, and where "
-        "the root is: it needs the intrinsics; gain on hdm05 with --camera_rays: 0.9 mm (about "
-        "the spread), 4.3 with detected 2D, 2.5 with cameras turned by 10 degrees")
+        help="the network sees the rays of a camera that looks at the root, and the direction of "
+        "the root: it needs the cameras' intrinsics")
     add("--augment", action=Switch,
-        help="train on changed bodies, turned about the vertical and mirrored, projected anew "
-        "each time; gain on hdm05: 3.7 mm, with detected 2D none")
-    add("--bone_sigma", type=non_negative, metavar="S",
+        help="train on changed bodies, turned about the vertical, mirrored, and projected anew")
+    add("--bone_sigma", type=types.non_negative, metavar="S",
         help="--augment: bone lengths times exp(N(0, S)), by kind of bone")
-    add("--size_sigma", type=non_negative, metavar="S",
+    add("--size_sigma", type=types.non_negative, metavar="S",
         help="--augment: the body's size times exp(N(0, S))")
-    add("--turn", type=share, metavar="P",
-        help="--augment: probability of a turn about the vertical")
-    add("--tilt", type=non_negative, metavar="DEG",
+    add("--turn", type=types.share, metavar="P", help="--augment: probability of such a turn")
+    add("--tilt", type=types.non_negative, metavar="DEG",
         help="--augment: a turn by N(0, DEG) about a horizontal axis")
     add("--optimizer", type=str.lower, choices=("adam", "adamw", "sgd"),
         help="adamw and sgd decay the weights; sgd has momentum 0.9 (Nesterov)")
-    add("--weight_decay", type=non_negative, metavar="W",
+    add("--weight_decay", type=types.non_negative, metavar="W",
         help="of the optimiser (default: 0.01 with adamw, 1e-4 with sgd)")
     add("--schedule", choices=(schedule, "cosine"),
         help="of the learning rate; cosine falls to zero at the last step")
-    add("--warmup", type=natural, metavar="STEPS",
-        help="the learning rate rises from zero in so many steps")
-    add("--ema", type=fraction, metavar="DECAY",
-        help="test and save the exponential average of weights and statistics; 0 does not; gain "
-        "on hdm05: none beside --schedule cosine")
-    add("--max_norm", type=non_negative, metavar="NORM",
+    add("--warmup", type=types.natural, metavar="STEPS", help="the rate rises from 0 in so many")
+    add("--ema", type=types.fraction, metavar="DECAY",
+        help="test and save the exponential average of weights and statistics; 0 does not")
+    add("--max_norm", type=types.non_negative, metavar="NORM",
         help="gradients are clipped to this norm; 0 leaves them")
     add("--flip_test", "--test_augmentation", action=Switch,
-        help="test the mean of the pose and of its mirrored twin, turned back; gain on hdm05: "
-        "2.0 mm")
+        help="test the mean of the pose and of its mirrored twin, turned back")
 
 
-def _refinement_flags(add: _Add) -> None:
+def _refinement_flags(add: Add) -> None:
     add("--post_refine", action=Switch,
         help="pose refinement; at test the default is to use it if it is there")
     add("--root_depth", choices=("gt", "estimate"),
-        help="the depth at which refinement lifts the 2D back: the ground truth's, as published, "
-        "or solved from the predicted pose")
+        help="root depth of the refinement: ground truth, as published, or estimated")
     add("--sym_penalty", dest="network_symmetry", type=int, choices=(0, 1),
-        help="1 adds the symmetry term of the network's pose to the loss; that of the refined "
-        "pose is always there when refinement trains")
-    add("--sym_weight", type=non_negative, metavar="W",
-        help="weight of the symmetry terms: the sum over six pairs of limbs of the batch mean of "
-        "|left - right|")
+        help="1 adds the symmetry term of the network's pose; the refined pose's is always there")
+    add("--sym_weight", type=types.non_negative, metavar="W",
+        help="weight of the symmetry terms, sums over six limb pairs of mean |left - right|")
     add("--sym_signed", action=Switch, help="left - right with its sign, as published")
     add("--save_out_type", choices=("xyz", "post"),
-        help="choose the best epoch by the network's pose or the refined one (default: post with "
-        "refinement)")
+        help="choose the best epoch by the network's pose or the refined one (default: post)")
 
 
-def _weights_flags(add: _Add) -> None:
+def _weights_flags(add: Add) -> None:
     for name, what in (("module_gcn", "the network"), ("post_refine", "the refinement")):
         add(f"--{name}_reload", type=int, choices=(0, 1),
             help=f"1 starts from {what} of --previous_dir")
@@ -444,11 +323,10 @@ def _weights_flags(add: _Add) -> None:
     add("--save_dir", metavar="DIR", help="see --save_model (default: the run's folder)")
 
 
-def _run_flags(group: Callable[[str], _Add]) -> None:
+def _run_flags(group: Callable[[str], Add]) -> None:
     add = group("speed")
     add("--compile", action=Switch, default=False,
-        help="fuse the networks' operations by torch.compile: a minute or so at the start; meant "
-        "for CUDA")
+        help="torch.compile, meant for CUDA: takes about a minute at the start")
     add("--amp", action=Switch, default=False,
         help="compute in bfloat16 where that is safe; changes the error a little")
     add("--tf32", action=Switch, default=False,
@@ -456,18 +334,16 @@ def _run_flags(group: Callable[[str], _Add]) -> None:
     add = group("run")
     add("--evaluate", "--eva", metavar="CKPT",
         help="test this checkpoint, ours or a published one; do not train")
-    add("--pan", type=finite, default=0.0, metavar="DEG",
-        help="test: turn the cameras so far to the right (below 0: left), so that people stand "
-        "where the network has not seen them")
-    add("--focal_scale", type=positive, default=1.0, metavar="F",
-        help="test: give the network a focal length that is wrong by this factor, to see what "
-        "that costs (of networks on rays, or with refinement)")
+    add("--pan", type=types.finite, default=0.0, metavar="DEG",
+        help="test: turn the cameras so far to the right (below 0: left)")
+    add("--focal_scale", type=types.positive, default=1.0, metavar="F",
+        help="test: a focal length wrong by this factor (networks on rays, or refinement)")
     add("-r", "--resume", metavar="CKPT",
         help="go on exactly where this checkpoint stopped, with its run's flags")
     add("-c", "--checkpoint", metavar="DIR",
         help="folder of run folders (default: checkpoint/ beside the scripts)")
-    add("--name", type=file_name, help="name of the run's folder (default: the time)")
-    add("--snapshot", type=natural, metavar="N",
+    add("--name", type=types.file_name, help="name of the run's folder (default: the time)")
+    add("--snapshot", type=types.natural, metavar="N",
         help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
     add("--results", metavar="FILE", help="write the results as JSON here too")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")

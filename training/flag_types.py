@@ -1,9 +1,11 @@
-"""The types of flags: each turns the text of a command line into a value, or refuses it."""
+"""The types of flags, which turn the text of a command line into a value; and their groups."""
 
 import argparse
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from common.parser import Parser
 
 
 def _number(convert: Callable[[str], Any], accept: Callable[[Any], bool], what: str) -> Callable:
@@ -52,9 +54,8 @@ class Switch(argparse.Action):
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
         turned_off = [f"--no-{name[2:]}" for name in option_strings if name.startswith("--")]
-        super().__init__(
-            [*option_strings, *turned_off], dest, nargs="?", type=true_or_false, **options
-        )
+        options = {"nargs": "?", "type": true_or_false, "metavar": "True|False", **options}
+        super().__init__([*option_strings, *turned_off], dest, **options)
 
     def __call__(
         self,
@@ -69,3 +70,33 @@ class Switch(argparse.Action):
             setattr(namespace, self.dest, False)
         else:
             parser.error(f"{option_string} takes no value")
+
+
+# Adds a flag to a group: names, then options of ``argparse.add_argument``.
+Add = Callable[..., None]
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = "default" in (action.help or "") or action.default in (None, argparse.SUPPRESS)
+        return action.help if said else super()._get_help_string(action)
+
+
+def flag_groups(description: str, defaults: dict[str, Any]) -> tuple[Parser, Callable[[str], Add]]:
+    """A parser, and a function that makes a group of flags: it gives the function that adds flags
+    to the group, with the defaults of the table."""
+    parser = Parser(description=description, formatter_class=_Help)
+
+    def group(title: str) -> Add:
+        of_title = parser.add_argument_group(title)
+
+        def add(*flags: str, **options: Any) -> None:
+            name = next(flag for flag in flags if flag.startswith("--")).removeprefix("--")
+            default = defaults.get(options.get("dest", name))
+            of_title.add_argument(*flags, **{"default": default, **options})
+
+        return add
+
+    return parser, group
