@@ -275,7 +275,7 @@ def test_one_process_needs_nothing_of_this(monkeypatch):
     def loss(batch):
         return batch
 
-    assert distributed.averaged_loss([], loss) is loss
+    assert distributed.with_averaged_gradients([], loss) is loss
     before = torch.get_rng_state()
     distributed.seed_epoch(0, 1)
     assert torch.equal(before, torch.get_rng_state())

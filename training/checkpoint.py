@@ -135,9 +135,10 @@ def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """In which arguments two networks differ, with both values; of different models, in the name.
+    """The arguments in which two networks differ, with both values.
 
-    What one of them does not say is its model's default, or, if it has none, not compared.
+    Of different models only the names are compared. An argument that is missing counts as the
+    model's default; without a default it is not compared.
     """
     name = found.get("name", DEFAULT)
     if name != wanted.get("name", DEFAULT):
@@ -171,7 +172,7 @@ def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
 
 
 def _flag(name: str, value: Any) -> str:
-    """What to give for a network's argument to be so."""
+    """The flag that gives a network this argument."""
     if name == "non_local" or isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
     return f"--{name} {value}"

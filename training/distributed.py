@@ -1,11 +1,11 @@
-"""Several processes that train one model, as torchrun starts them; one process needs none of it.
+"""Training one model in several processes, which torchrun starts. One process needs none of it.
 
     torchrun --nproc_per_node=N main_gcn.py ...        docs/scaling.md has the rules
 
-Every process holds the data, takes its part of each batch, and averages its gradient with the
-others' (``DistributedDataParallel``; gloo between CPUs, nccl between GPUs), so that all hold equal
-weights after every step. Batch normalisation takes its statistics over the whole batch. N processes
-therefore follow one process with the same batch size, up to rounding and the draws of dropout.
+Every process holds all data and takes its share of each batch. ``DistributedDataParallel`` averages
+the gradients (gloo between CPUs, nccl between GPUs), so that all processes hold equal weights after
+every step. Batch normalisation uses the statistics of the whole batch. N processes therefore give
+the result of one process with the same batch size, up to rounding and the draws of dropout.
 """
 
 import gc
@@ -31,30 +31,30 @@ _PATIENCE = timedelta(minutes=10)
 
 
 def world_size() -> int:
-    """Processes of the job."""
+    """The number of processes of the job."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process and their number, as ``PoseLoader`` takes them."""
+    """The two numbers above, as ``PoseLoader`` takes them."""
     return rank(), world_size()
 
 
 def as_process_of_job(main: Callable[[], None]) -> Callable[[], None]:
-    """A script's ``main`` as one process of the job that torchrun's environment describes.
+    """Run a script's ``main`` as one process of the job that torchrun's environment describes.
 
-    Only the main process prints. What ends the job is said once, by the process that met it first:
-    a process that ends leaves the others without their partner, and torchrun ends them too.
+    Only the main process prints. The error that ends the job is printed once, by the process that
+    raised it first. Then the other processes lose their partner, and torchrun ends them too.
     """
 
     def run() -> None:
@@ -82,10 +82,10 @@ def as_process_of_job(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _join() -> dist.Store:
-    """Meet the other processes; gives what they share.
+    """Connect to the other processes; gives the store that all share.
 
     Raises:
-        UserError: the environment is not whole, or not all came.
+        UserError: the environment is incomplete, or not all processes connected.
     """
     backend = "gloo"
     if torch.cuda.is_available():
@@ -105,27 +105,27 @@ def _join() -> dist.Store:
 
 
 def _take_leave() -> None:
-    """End together: threads of gloo that outlive the interpreter would abort the process, and they
-    live as long as a model refers to them."""
+    """Wait for all processes and close the connections. Threads of gloo live as long as a model
+    refers to them, and would abort the process if they outlived the interpreter."""
     dist.barrier()
     gc.collect()
     dist.destroy_process_group()
 
 
 def _is_first(store: dist.Store, error: BaseException) -> bool:
-    """Whether no other process has said yet what ends the job, as far as one can know."""
+    """Whether no other process has printed yet what ends the job, as far as one can know."""
     try:
         with _quiet_stderr():  # torch would tell of a lost store with a stack of C++ frames
             return store.add("the end was said", 1) == 1
     except RuntimeError:
-        # The store went with the process that held it. If that was a failure which all processes
-        # meet, it was said there; if it was a loss, nobody has spoken of it.
+        # The process that held the store has ended. If it raised an error that all processes
+        # raise, it has printed it. If it was killed, nobody has printed anything.
         return _is_lost_partner(error)
 
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Nothing reaches the error stream, not even from outside Python."""
+    """Discard what is written to stderr, also by code outside Python."""
     kept = os.dup(2)
     with Path(os.devnull).open("w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 2)
@@ -143,7 +143,7 @@ def _is_lost_partner(error: BaseException) -> bool:
 
 
 def _say(error: BaseException) -> int:
-    """Tell what ended the job, as a script does; gives the exit status."""
+    """Print what ended the job, as a script does; gives the exit status."""
     if _is_lost_partner(error):
         error = UserError(
             "another process of the job ended or cannot be reached any more "
@@ -164,13 +164,13 @@ def _say(error: BaseException) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence, without the place in gloo's source that it starts with."""
+    """The first sentence of an error, without the leading place in gloo's source."""
     line = str(error).strip().split("\n")[0]
     return re.sub(r"^\[\S+\] ", "", line).split(". ")[0][:160]
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process where ``device`` is what the job was given.
+    """The device of this process, where the job was given ``device``.
 
     Raises:
         UserError: there are not as many CUDA devices as processes here.
@@ -186,31 +186,31 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
-    """Give each process its own draws of dropout, by seed, epoch and rank alone, so that a resumed
-    job goes on as if it had not stopped. One process keeps its random state as it is."""
+    """Seed each process by seed, epoch and rank, so that dropout differs between processes and a
+    resumed job draws what an uninterrupted one would. One process keeps its random state."""
     if world_size() > 1:
         torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + rank())
 
 
 def add_up(*values: Tensor) -> None:
-    """Put the sum over processes into each tensor."""
+    """Replace each tensor by its sum over processes."""
     if world_size() > 1:
         for value in values:
             dist.all_reduce(value)
 
 
 def take_mean(value: Tensor) -> None:
-    """Put the mean over processes into a tensor."""
+    """Replace a tensor by its mean over processes."""
     add_up(value)
     value /= world_size()
 
 
 def with_averaged_gradients(networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> Callable:
-    """The loss whose gradient, in every process, is that of the whole batch's mean loss.
+    """A loss whose gradient, in every process, is that of the mean loss over the whole batch.
 
     Args:
-        networks: all that ``loss`` trains; they get equal weights in all processes, and their batch
-            normalisation statistics of the whole batch. They remain what checkpoints save.
+        networks: that ``loss`` trains. They get equal weights in all processes, and their batch
+            normalisation uses the statistics of the whole batch. Checkpoints still save them.
         loss: a ``PoseBatch`` -> mean loss over its poses.
     """
     if world_size() == 1:
@@ -223,7 +223,7 @@ def with_averaged_gradients(networks: list[nn.Module], loss: Callable[[Any], Ten
 
 
 class _Loss(nn.Module):
-    """The whole loss as one module: its forward pass is what announces gradients to DDP."""
+    """The loss as a module, since DDP prepares its gradients in a module's forward pass."""
 
     def __init__(self, networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> None:
         super().__init__()
@@ -235,8 +235,8 @@ class _Loss(nn.Module):
 
 
 def _synchronised_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Batch normalisation of (B, C, ...) in training, with statistics over all processes; torch has
-    this for GPUs only."""
+    """Batch normalisation of (B, C, ...) with the statistics of all processes. torch's own
+    ``SyncBatchNorm`` works on GPUs only."""
     if not norm.training:
         return type(norm).forward(norm, x)
     channels_last = x.movedim(1, -1)
@@ -252,7 +252,7 @@ def _synchronised_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -
 
 class _Normalise(torch.autograd.Function):
     """Rows (R, C) -> (x - mean) / sqrt(variance + eps), mean and variance over the rows of all
-    processes. Gives these and the number of rows as well.
+    processes; also gives mean, variance and the number of rows.
 
     Backward, g the gradient of a normalised value y:  (g - mean(g) - y mean(g y)) / sqrt(...),
     means over the rows of all processes again.

@@ -132,7 +132,7 @@ def typed_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
 
 
 def _typed_alone(argv: Sequence[str] | None, name: str) -> str | None:
-    """The value of one flag, before the others have their defaults: --help is to show these."""
+    """The value of one flag, read before the defaults are known, which --help shows."""
     parser = Parser(add_help=False)
     parser.add_argument(f"--{name}")
     return getattr(parser.parse_known_args(argv)[0], name)
@@ -146,7 +146,7 @@ def _without_effect(args: argparse.Namespace) -> float | None:
 def _check_mode(
     parser: Parser, args: argparse.Namespace, typed: set[str], defaults: dict[str, Any] | None
 ) -> None:
-    """Refuse flags of a training beside those of a test, and the other way round."""
+    """Refuse flags of a training and of a test beside each other."""
     if args.evaluate and args.resume:
         parser.error("--evaluate and --resume exclude each other")
     changed = defaults is not None and args.recipe != defaults.get("recipe")
@@ -228,12 +228,12 @@ def current_settings(options: dict[str, Any]) -> dict[str, Any]:
 def checkpoint_settings(
     script: str, source: Source, argv: Sequence[str] | None, resume: bool
 ) -> dict[str, Any]:
-    """The settings that a checkpoint brings, as defaults for a second look at the flags.
+    """The settings that a checkpoint brings, as defaults of the flags.
 
-    To resume, all of its run's; else those that say which network it holds, what that is given, and
-    how it was tested. A setting that an old run did not know is as published, whatever the defaults
-    in ``opt.py`` are. A file of others shows its network by names and shapes alone. Where another
-    model than the file's was typed there are none: they would be choices of the wrong network.
+    To resume, these are all settings of its run. To evaluate, they are those of the network, of its
+    input, and of the test. A setting that an old run did not record is as published, whatever the
+    defaults in ``opt.py`` are. A file of others shows its network by names and shapes alone. There
+    are none where another model than the file's was typed: they would belong to the wrong network.
 
     Raises:
         UserError: the network has the non-local blocks of the other script.
@@ -251,8 +251,8 @@ def checkpoint_settings(
 
 
 def _shown_settings(script: str, path: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the arguments of a checkpoint's network stand for. What no flag can say is
-    left out; it is refused when the networks are compared."""
+    """The settings that give the network of a checkpoint. A value that no flag takes is left out:
+    ``check_model`` refuses it."""
     block = found.get("non_local")
     other = {kind: f"{name}.py" for name, kind in _NON_LOCAL.items() if name != script}
     if block in [*other]:

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of networks in training, batch normalisation's statistics alike.
+    """Exponential moving average of the weights and batch statistics of networks in training.
 
         average <- d average + (1 - d) weights,      d = min(decay, (1 + step) / (10 + step))
 
-    The smaller d of the first steps forgets the first weights soon.
+    d is smaller in the first steps, so that the average soon forgets the initial weights.
 
     Attributes:
         trained: the networks, by the key of their weights in a checkpoint.
@@ -26,12 +26,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step, numbered from 1."""
+        """Add the weights after a step, numbered from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
 
 def _values(networks: dict[str, nn.Module]) -> list[Tensor]:
-    """Weights and statistics; counters stay."""
+    """Weights and statistics, without integer counters."""
     states = (network.state_dict(keep_vars=True) for network in networks.values())
     return [t for state in states for t in state.values() if t.is_floating_point()]
