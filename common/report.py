@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from data.pose_dataset import PoseDataset
-from models.build import count_multiply_adds, count_parameters
+from models.costs import count_multiply_adds, count_parameters
 
 _TITLES = {
     "mpjpe_mm": "MPJPE",

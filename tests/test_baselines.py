@@ -10,13 +10,8 @@ from common.checkpoint import check_model, load_checkpoint, load_weights
 from common.engine import limit_weights
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17, SKELETONS
-from models.build import (
-    MODELS,
-    build_model,
-    count_multiply_adds,
-    count_parameters,
-    default_arguments,
-)
+from models.build import MODELS, build_model, default_arguments
+from models.costs import count_parameters
 from models.gcn import GraphConv
 from models.semgcn import SemGraphConv
 from models.unshared import UnsharedGraphConv
@@ -63,28 +58,6 @@ def neighbours_of(skeleton) -> list[list[int]]:
 def test_parameters_are_the_published_ones(name, changes, count, published):
     found = count_parameters(build_model(whole(name, **changes)))
     assert found == count and f"{found / 1e6:.2f}M" == published
-
-
-def test_multiply_adds_are_those_of_the_formulas():
-    J, C = 16, 128
-    shapes = [(2, C), *[(C, C)] * 8, (C, 3)]
-    two_weights = sum(2 * J * i * o + J * J * o for i, o in shapes)
-    expected = {
-        "mgcn": two_weights,
-        "semgcn": two_weights,
-        "unshared": two_weights,
-        "gcn": sum(J * i * o + J * J * o for i, o in shapes),
-        "martinez": 32 * 1024 + 4 * 1024**2 + 1024 * 48,
-        "vp3d": 32 * 1024 + 8 * 1024**2 + 1024 * 48,
-    }
-    for name in MODELS:
-        model = build_model(whole(name)).train()
-        assert count_multiply_adds(model, torch.zeros(1, J, 2)) == expected[name], name
-        assert model.training
-    # Grouped block: theta and g, phi of all joints, the affinity's two terms, f g, and W.
-    block = 3 * J * C * C // 2 + (J + J // 2) * C // 2 + J * J // 2 * C // 2 + J * C // 2 * C
-    non_local = build_model(whole("semgcn", non_local="grouped"))
-    assert count_multiply_adds(non_local, torch.zeros(1, J, 2)) == two_weights + 5 * block
 
 
 @pytest.mark.parametrize("skeleton", [H36M_16, H36M_17])

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from common.skeleton import H36M_16, H36M_17, SKELETONS
-from models.build import build_model, count_parameters
+from models.build import build_model
+from models.costs import count_parameters
 from models.modulated_gcn import ModulatedGCN, ModulatedGraphConv
 from models.non_local import JOINT_PAIRS, EmbeddedNonLocal, GroupedNonLocal
 from tests.conftest import randomise
