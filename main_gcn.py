@@ -94,7 +94,9 @@ def build_trainer(lifter: Lifter, args: argparse.Namespace, epoch_steps: int) ->
     def loss(batch: PoseBatch) -> Tensor:
         pose, target, _ = lifter.in_view(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
-        return total + args.adj_l1 * sparsity_loss(lifter.network) if args.adj_l1 else total
+        if args.adj_l1:
+            total = total + args.adj_l1 * sparsity_loss(lifter.network.adjacency_offsets())
+        return total
 
     optimizer = build_optimizer(lifter.network.parameters(), args)
     if args.max_weight_norm:

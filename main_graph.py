@@ -219,7 +219,7 @@ def build_trainer(lifter: RefiningLifter, args: argparse.Namespace, epoch_steps:
         pose, target, rotation = lifter.in_view(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
         if args.adj_l1:
-            total = total + args.adj_l1 * sparsity_loss(lifter.network)
+            total = total + args.adj_l1 * sparsity_loss(lifter.network.adjacency_offsets())
         if args.network_symmetry:
             total = total + symmetry(pose)
         if lifter.post_refine is not None:

@@ -14,7 +14,7 @@ from common.losses import LOSSES
 from common.parser import Parser
 from data.datasets import DATASETS
 from models.build import MODELS
-from models.graph_conv_variants import ADJ_MODULATIONS
+from models.modulated_gcn import ADJ_MODULATIONS
 from models.norm import NORMS
 from training import settings
 from training.flag_types import (

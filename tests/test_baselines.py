@@ -1,5 +1,7 @@
 """The baselines against transcriptions in numpy, their sizes, names and checkpoints."""
 
+import ast
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from models.costs import count_parameters
 from models.gcn import GraphConv
 from models.semgcn import SemGraphConv
 from models.unshared import UnsharedGraphConv
-from tests.conftest import SLICE, randomise
+from tests.conftest import ROOT, SLICE, randomise
 from training import settings
 
 GRAPH_NETWORKS = ("mgcn", "semgcn", "gcn", "unshared")
@@ -256,7 +258,17 @@ def test_weights_into_a_unit_are_limited():
         limit_weights(optimizer, build_model(small("gcn")), 1.0)
 
 
+def test_baselines_do_not_import_the_method():
+    for name in set(MODELS) - {"mgcn"}:
+        path = ROOT / "models" / f"{MODELS[name].split('.')[0]}.py"
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert "torch" in imported
+        assert not any(module.startswith("models.modulated") for module in imported), name
+
+
 def test_every_model_takes_both_skeletons():
+    assert set(SKELETONS) == {16, 17}
     for name in MODELS:
         for joints in SKELETONS:
             assert build_model(small(name, joints=joints))(torch.zeros(2, joints, 2)).shape == (
