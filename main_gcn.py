@@ -129,7 +129,7 @@ def loss_of(args: argparse.Namespace, lifter: Lifter) -> Callable[[PoseBatch], T
         pose, target, _ = lifter.pose_and_target(batch)
         total = pose_loss(pose, target, args.loss, args.weight_l1)
         if args.adj_l1:
-            total = total + args.adj_l1 * sparsity_loss(lifter.network)
+            total = total + args.adj_l1 * sparsity_loss(lifter.network.adjacency_offsets())
         return total
 
     return loss

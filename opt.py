@@ -13,7 +13,7 @@ from typing import Any
 from common.losses import LOSSES
 from data.datasets import DATASETS
 from models.build import MODELS
-from models.graph_conv_variants import ADJ_MODULATIONS
+from models.modulated_gcn import ADJ_MODULATIONS
 from models.norm import NORMS
 from training import flag_types as types
 from training import settings

@@ -1,12 +1,13 @@
 """Training losses on poses (B, J, 3) in metres, each a scalar mean."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.metrics import mpjpe
 from common.skeleton import Skeleton
-from models.modulated_gcn import ModulatedGCN
 
 
 def _mean_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
@@ -31,12 +32,15 @@ def pose_loss(pred: Tensor, target: Tensor, main: str, weight_l1: float) -> Tens
     return (1 - weight_l1) * _MAIN[main](pred, target) + weight_l1 * F.l1_loss(pred, target)
 
 
-def sparsity_loss(network: ModulatedGCN) -> Tensor:
-    """The L1 norm of the learned adjacencies, summed over their entries and all layers -> scalar.
+def sparsity_loss(offsets: Iterable[Tensor]) -> Tensor:
+    """The L1 norm of the learned adjacencies Q (..., J, J) of all layers together -> scalar.
 
     The paper speaks of sparse adjacencies; the released code has no such term.
+
+    Args:
+        offsets: of a network, see ``ModulatedGCN.adjacency_offsets``.
     """
-    return torch.stack([offset.abs().sum() for offset in network.adjacency_offsets()]).sum()
+    return torch.stack([offset.abs().sum() for offset in offsets]).sum()
 
 
 def symmetry_loss(pose: Tensor, skeleton: Skeleton, signed: bool = False) -> Tensor:

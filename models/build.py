@@ -1,16 +1,14 @@
-"""From a checkpoint's description of its network to the network, and the other way."""
+"""From the arguments that a checkpoint carries to the network, and back from its weights."""
 
 import inspect
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.skeleton import SKELETONS
 
-# Name for --model: file in models/ and class; docs/extending.md adds one.
+# Name for --model: file in models/ and class. docs/extending.md shows how to add one.
 MODELS = {
     "mgcn": "modulated_gcn.ModulatedGCN",
     "semgcn": "semgcn.SemGCN",
@@ -19,7 +17,9 @@ MODELS = {
     "martinez": "martinez.Martinez",
     "vp3d": "vp3d.VideoPose3D",
 }
-DEFAULT = "mgcn"  # and what old checkpoints that do not name their network hold
+DEFAULT = "mgcn"  # and the network of old checkpoints, which do not name theirs
+# Arguments that no class takes: its name, its skeleton, and the input (``common.input_view``).
+_NOT_OF_CLASS = ("name", "joints", "camera_rays", "root_view")
 
 
 def model_class(name: str) -> type[nn.Module]:
@@ -29,59 +29,37 @@ def model_class(name: str) -> type[nn.Module]:
 
 
 def build_model(arguments: dict[str, Any]) -> nn.Module:
-    """The network of ``arguments``: ``name`` (of ``MODELS``), ``joints`` (16 or 17), and the
-    arguments of that class.
+    """Build the network of ``arguments``, with first weights.
 
-    What the network is given (``common.input_view``) is among them and changes nothing here.
+    Args:
+        arguments: ``joints`` (16 or 17), ``name`` (of ``MODELS``; ``DEFAULT`` if it is missing),
+            and arguments of that class. ``camera_rays`` and ``root_view`` say what the network is
+            given; they are ignored here.
     """
-    others = ("name", "joints", "camera_rays", "root_view")
-    options = {key: value for key, value in arguments.items() if key not in others}
     model = model_class(arguments.get("name", DEFAULT))
-    return model(SKELETONS[arguments["joints"]].adjacency(), **options)
+    own = {key: value for key, value in arguments.items() if key not in _NOT_OF_CLASS}
+    return model(SKELETONS[arguments["joints"]].adjacency(), **own)
 
 
 def default_arguments(name: str) -> dict[str, Any]:
-    """What a model's class takes beside the adjacency, with the defaults: its paper's settings."""
-    found = inspect.signature(model_class(name)).parameters.values()
-    return {p.name: p.default for p in found if p.default is not inspect.Parameter.empty}
+    """The arguments of a model's class beside the adjacency, with their defaults: the settings of
+    its paper. Keyword-only arguments are for subclasses and left out."""
+    parameters = inspect.signature(model_class(name)).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
+    }
 
 
 def describe_weights(weights: dict[str, Tensor]) -> dict[str, Any] | None:
-    """The arguments of ``build_model`` as names and shapes of a state dict show them (those that
-    they show); None if no model has such weights."""
+    """Read the arguments of ``build_model`` off the names and shapes of a state dict.
+
+    Returns:
+        The arguments that names and shapes show; None if no model has such weights.
+    """
     for name in MODELS:
         describe = getattr(model_class(name), "describe", None)
         if describe and (found := describe(weights)) is not None:
             return {"name": name, **found}
     return None
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _flop_of_mv(matrix: torch.Size, vector: torch.Size, **kwargs: Any) -> int:
-    return 2 * matrix.numel()
-
-
-def _flop_of_addition(total: torch.Size, a: torch.Size, b: torch.Size, **kwargs: Any) -> int:
-    """total += a b, single matrices or batches of them."""
-    return 2 * total.numel() * a[-1]
-
-
-_UNKNOWN_TO_TORCH = {
-    torch.ops.aten.mv: _flop_of_mv,
-    torch.ops.aten.addmm_: _flop_of_addition,
-    torch.ops.aten.baddbmm_: _flop_of_addition,
-}
-
-
-@torch.no_grad()
-def count_multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
-    """Multiplications with an addition in the matrix products of one test of ``inputs``, counted
-    as they are carried out; elementwise operations are left out."""
-    training = model.training
-    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
-        model.eval()(*inputs)
-    model.train(training)
-    return counter.get_total_flops() // 2

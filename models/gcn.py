@@ -1,17 +1,16 @@
 """Vanilla graph convolution: one weight matrix for all joints and edges.
 
-The plainest way of weight sharing that Liu et al. (ECCV 2020) compare.
+It is the simplest weight sharing that Liu et al. (ECCV 2020) compare.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from models.graph_network import GraphNetwork, initialise
 from models.layout import aggregate
-from models.modulated_gcn import GraphNetwork
 from models.semgcn import SemGCN
 
 
@@ -22,19 +21,23 @@ def row_normalised(adj: Tensor) -> Tensor:
 
 
 class GraphConv(nn.Module):
-    """out = A X W + bias, A the row-normalised adjacency with self loops."""
+    """Graph convolution with shared weights.
+
+        out = A X W + bias
+
+    A is the row-normalised adjacency with self loops.
+    """
 
     def __init__(self, in_dim: int, out_dim: int, adj: Tensor) -> None:
         """
         Args:
-            adj: (J, J) with self loops; only which entries are above zero counts.
+            adj: (J, J) with self loops. Entries above zero are edges; their values do not matter.
         """
         super().__init__()
         self.register_buffer("adj", row_normalised(adj), persistent=False)
         self.W = nn.Parameter(torch.empty(in_dim, out_dim))
         self.bias = nn.Parameter(torch.empty(out_dim))
-        nn.init.xavier_uniform_(self.W, gain=1.414)
-        nn.init.uniform_(self.bias, -1 / math.sqrt(out_dim), 1 / math.sqrt(out_dim))
+        initialise([self.W], self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
@@ -42,7 +45,7 @@ class GraphConv(nn.Module):
 
 
 class VanillaGCN(GraphNetwork):
-    """The network of ``GraphNetwork`` around :class:`GraphConv`, trained as SemGCN."""
+    """The network of ``GraphNetwork`` around :class:`GraphConv`, trained like SemGCN."""
 
     PUBLISHED: ClassVar[dict[str, Any]] = SemGCN.PUBLISHED
     CONV: ClassVar[Callable[..., nn.Module]] = GraphConv

@@ -10,7 +10,10 @@ from models.norm import PoseBatchNorm
 
 
 def _linear(in_dim: int, out_dim: int, normalised: bool = True) -> nn.Linear:
-    """Kaiming-normal. A bias before batch normalisation is not trained: see ``modulated_gcn``."""
+    """A linear layer with Kaiming-normal weights: (B, in_dim) -> (B, out_dim).
+
+    If batch normalisation follows, the bias is not trained: see ``graph_network.Block``.
+    """
     linear = nn.Linear(in_dim, out_dim)
     nn.init.kaiming_normal_(linear.weight)
     linear.bias.requires_grad_(not normalised)
@@ -18,7 +21,8 @@ def _linear(in_dim: int, out_dim: int, normalised: bool = True) -> nn.Linear:
 
 
 class _Stage(nn.Module):
-    """Two layers C -> C with the input added; a layer is linear, norm, ReLU, dropout."""
+    """Two layers C -> C, and the input added to their output. A layer is linear, batch
+    normalisation, ReLU, dropout."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -33,12 +37,12 @@ class _Stage(nn.Module):
 
 
 class Martinez(nn.Module):
-    """All joints at once: (B, J, in_dim) -> (B, J, out_dim), without a skeleton.
+    """A fully connected network on all joints together: (B, J, in_dim) -> (B, J, out_dim).
 
     2D in normalised screen coordinates; 3D in metres, camera space, relative to the root.
     """
 
-    # max_weight_norm is of the original paper.
+    # max_weight_norm is from the original paper.
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "hid_dim": 1024, "num_layers": 2, "dropout": 0.5, "non_local": False,
         "loss": "mse", "weight_l1": 0.0, "batch_size": 64, "epochs": 200, "lr": 1e-3,
@@ -59,8 +63,8 @@ class Martinez(nn.Module):
         Args:
             adj: (J, J); only the number of joints counts.
             num_layers: residual stages of two layers each.
-            predict_root: give the root as the other joints; else it is zero and the last layer has
-                (J - 1) out_dim outputs, as in SemGCN's published checkpoints.
+            predict_root: predict the root like the other joints. If False, the root is zero and the
+                last layer has (J - 1) out_dim outputs, as in SemGCN's published checkpoints.
         """
         super().__init__()
         num_joints = len(adj)
@@ -80,11 +84,11 @@ class Martinez(nn.Module):
         if self.predict_root:
             return self.w2(y).unflatten(1, (x.shape[1], -1))
         others = self.w2(y).unflatten(1, (x.shape[1] - 1, -1))
-        return F.pad(others, (0, 0, 1, 0))  # a joint of zeros before them
+        return F.pad(others, (0, 0, 1, 0))  # the root, zero, before them
 
     @staticmethod
     def describe(weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """The network's arguments as a state dict shows them; None if it is of another network."""
+        """Read the network's arguments off a state dict; None if it is of another network."""
         if not {"w1.weight", "w2.weight", "batch_norm1.weight"} <= weights.keys():
             return None
         hid_dim, inputs = weights["w1.weight"].shape

@@ -1,344 +1,211 @@
 """Modulated graph convolutional network (Zou and Tang, ICCV 2021).
 
-Shapes: B poses, J joints, C channels; ``models.layout`` explains the memory layout.
+Shapes: B poses, J joints, C channels, K hops. ``models.modulated_fast`` has the fast form of the
+published layer.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from models.graph_conv_variants import GraphConvVariant
-from models.layout import to_poses, to_rows
-from models.non_local import EmbeddedNonLocal, GroupedNonLocal
-from models.norm import NORMS
+from models import modulated_fast
+from models.graph_network import XAVIER_GAIN, GraphNetwork, initialise
+from models.layout import aggregate
 
-_GAIN = 1.414
-
-
-class _Convolution(torch.autograd.Function):
-    """The convolution: x (B, J, in) -> rows (J B, out), see ``models.layout``.
-
-    With A the symmetrised adjacency, d = diag(A), N = offdiag(A) and, joint by joint,
-
-        own = X W[0]      sent = X W[1]      out = (d M) o own + N (M o sent) + bias
-
-    the gradients for g = d loss / d out are, with back = N^T g and the sums over poses b,
-
-        dN = g (M o sent)^T         dd_j = sum_c M_jc sum_b (own o g)_jbc
-        dM = d sum_b own o g + sum_b sent o back
-        dW = X^T (d M o g), X^T (M o back)       dX = (d M o g) W[0]^T + (M o back) W[1]^T
-        dadj2 = (dA + dA^T) / 2                  dbias = sum_jb g
-
-    Autograd would find the same with some fifteen more passes over the activations, each into
-    fresh memory, and some thirty more small operations, which weigh as much in a small batch.
-    Here every elementwise product lands in a tensor that is no longer needed, the bias comes with
-    the first of them, and the two terms of dX add up inside the second matrix product.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, W: Tensor, M: Tensor, adj: Tensor, adj2: Tensor, bias: Tensor
-    ) -> Tensor:
-        rows, shape = to_rows(x), (len(adj), -1, W.shape[2])
-        diagonal, neighbours = _adjacency(adj, adj2)
-        own, sent = rows.mm(W[0]).view(shape), rows.mm(W[1]).view(shape)
-        modulated = sent * M.unsqueeze(1)
-        out = torch.addcmul(bias, own, (diagonal * M).unsqueeze(1))
-        out.view(len(adj), -1).addmm_(neighbours, modulated.view(len(adj), -1))
-        ctx.save_for_backward(rows, W, M, diagonal, neighbours, own, sent, modulated)
-        return out.view(-1, W.shape[2])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        rows, W, M, diagonal, neighbours, own, sent, modulated = ctx.saved_tensors
-        flat, g = g.reshape(len(M), -1), g.reshape(own.shape)
-        back = (neighbours.T @ flat).view_as(own)
-        d_A = flat @ modulated.view(len(M), -1).T
-
-        product = own * g
-        own_sum = product.sum(1)
-        sent_sum = torch.mul(sent, back, out=product).sum(1)
-        d_own = torch.mul(g, (diagonal * M).unsqueeze(1), out=product).flatten(0, 1)
-        d_sent = back.mul_(M.unsqueeze(1)).flatten(0, 1)
-
-        d_W = torch.stack([rows.T @ d_own, rows.T @ d_sent])
-        d_x = None
-        if ctx.needs_input_grad[0]:
-            d_x = to_poses((d_own @ W[0].T).addmm_(d_sent, W[1].T), len(M))
-        d_M = diagonal * own_sum + sent_sum
-        d_A.diagonal().copy_((M * own_sum).sum(1))
-        d_bias = g.sum((0, 1)) if ctx.needs_input_grad[5] else None
-        return d_x, d_W, d_M, None, (d_A + d_A.T) / 2, d_bias
-
-
-def _adjacency(adj: Tensor, adj2: Tensor) -> tuple[Tensor, Tensor]:
-    """diag(A) (J, 1) and offdiag(A) (J, J) of A = (S + S^T) / 2, S = adj + adj2."""
-    A = adj + adj2
-    A = (A + A.T) / 2
-    diagonal = A.diagonal()
-    return diagonal.unsqueeze(1), A - torch.diag_embed(diagonal)
+ADJ_MODULATIONS = ("none", "add", "mul", "lowrank", "full")
 
 
 class ModulatedGraphConv(nn.Module):
     """Graph convolution with weight modulation and adjacency modulation.
 
-        A   = (S + S^T) / 2                     S = adj + adj2
-        out = diag(A) (M o (X W[0])) + offdiag(A) (M o (X W[1])) + bias
+    As published, with X (B, J, in), the skeleton's adjacency A and the learned Q (J, J), the
+    weights W (2, in, out) of a joint itself and of its neighbours, and M (J, out), which modulates
+    them for each joint:
 
-    W[0] serves a joint itself and W[1] its neighbours; M (J, out) gives each joint its own version
-    of the shared weights; adj2 (J, J) adds learned edges to the skeleton's.
-    Source: the paper's section 3.2, with the decoupled self-connection of section 3.3.
+        S   = A + Q                                adjacency modulation
+        S   = (S + S^T) / 2
+        out = diag(S) (M o (X W[0])) + offdiag(S) (M o (X W[1])) + b
+
+    Source: the paper's section 3.2, and 3.3 for the self-connection with a weight of its own.
+
+    Each part can be chosen otherwise. ``adj_modulation`` selects S:
+
+        none: A      add: A + Q      mul: A o (1 + Q)      lowrank: A + U V^T      full: Q
+
+    Q and V start so that "add", "mul" and "lowrank" are "none" (but for the published 1e-6 of
+    "add"); "full" starts with 1 / J everywhere and does not know the skeleton. Without
+    ``adj_symmetric`` S stays as it is. Without ``weight_modulation`` M is one. With more ``hops``
+    the joints k bones apart have an A_k, Q_k, M_k and a weight of their own:
+
+        out = diag(S_1) (M_1 o (X W[0])) + sum over k of offdiag(S_k) (M_k o (X W[k])) + b
+
+    Without ``decouple_self`` a joint shares the weight of its neighbours one bone away, and S_1 is
+    applied as a whole: S_1 (M_1 o (X W[0])).
+
+    In the state dict b is ``bias``, Q is ``adj2``, U and V are ``adj2_left`` and ``adj2_right``.
+    With several hops M, Q, U and V have a first dimension K.
+
+    Attributes:
+        fast: compute by ``models.modulated_fast``: true for the paper's choices. Set it to False
+            to compute by the formula.
     """
-
-    def __init__(
-        self, in_dim: int, out_dim: int, adj: Tensor, modulation_init: str = "ones"
-    ) -> None:
-        """
-        Args:
-            adj: (J, J) adjacency, not learned and not in the state dict.
-            modulation_init: of M, "ones" (ground-truth 2D) or "xavier" (detected 2D).
-        """
-        super().__init__()
-        num_joints = adj.shape[0]
-        self.in_dim, self.out_dim = in_dim, out_dim
-        self.register_buffer("adj", adj.clone(), persistent=False)
-        self.W = nn.Parameter(torch.empty(2, in_dim, out_dim))
-        self.M = nn.Parameter(torch.empty(num_joints, out_dim))
-        self.adj2 = nn.Parameter(torch.full_like(adj, 1e-6))
-        self.bias = nn.Parameter(torch.empty(out_dim))
-        nn.init.xavier_uniform_(self.W, gain=_GAIN)
-        nn.init.uniform_(self.bias, -1 / math.sqrt(out_dim), 1 / math.sqrt(out_dim))
-        if modulation_init == "ones":
-            nn.init.ones_(self.M)
-        elif modulation_init == "xavier":
-            nn.init.xavier_uniform_(self.M, gain=_GAIN)
-        else:
-            raise ValueError(f"modulation_init: 'ones' or 'xavier', not {modulation_init!r}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, J, in_dim) -> (B, J, out_dim)."""
-        return to_poses(self.to_rows(x), len(self.adj))
-
-    def to_rows(self, x: Tensor) -> Tensor:
-        """(B, J, in_dim) -> (J B, out_dim), joint by joint, as batch normalisation takes it."""
-        self._check(x)
-        if not (torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling()):
-            return _Convolution.apply(x, self.W, self.M, self.adj, self.adj2, self.bias)
-        # Autocast chooses a type for each operation and a compiler fuses them: neither sees
-        # into a hand-written gradient.
-        x = x.transpose(0, 1)
-        diagonal, neighbours = _adjacency(self.adj, self.adj2)
-        own = (x @ self.W[0]) * (diagonal * self.M).unsqueeze(1)
-        sent = (x @ self.W[1]) * self.M.unsqueeze(1)
-        out = own + (neighbours @ sent.flatten(1)).view_as(own)
-        return (out + self.bias).flatten(0, 1)
-
-    def adjacencies(self) -> Tensor:
-        """A (1, J, J), as that of one hop of ``GraphConvVariant``."""
-        diagonal, neighbours = _adjacency(self.adj, self.adj2)
-        return (neighbours + torch.diag_embed(diagonal.squeeze(1))).unsqueeze(0)
-
-    def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """scale o forward(x) + shift without gradients, scale and shift (out_dim,).
-
-        M multiplies both terms, so that scale goes into M and shift into the bias; and since M is
-        constant over the poses it goes into the weights, one pair a joint:
-        (M o (X W))_j = X_j (W M_j).
-        """
-        self._check(x)
-        x = x.transpose(0, 1).contiguous()
-        diagonal, neighbours = _adjacency(self.adj, self.adj2)
-        M = (self.M * scale).unsqueeze(1)
-        bias = self.bias * scale + shift
-        out = torch.baddbmm(bias, x, self.W[0] * (diagonal.unsqueeze(1) * M))
-        sent = torch.bmm(x, self.W[1] * M)
-        out.view(len(x), -1).addmm_(neighbours.to(out.dtype), sent.view(len(x), -1))
-        return out.transpose(0, 1)
-
-    def _check(self, x: Tensor) -> None:
-        num_joints = len(self.adj)
-        if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
-            raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
-
-    def extra_repr(self) -> str:
-        return f"{self.in_dim}, {self.out_dim}, joints={self.adj.shape[0]}"
-
-
-class _Block(nn.Module):
-    """Graph convolution, normalisation, ReLU, dropout."""
 
     def __init__(
         self,
         in_dim: int,
         out_dim: int,
-        conv: Callable[[int, int], nn.Module],
-        dropout: float,
-        norm_layer: str,
-    ) -> None:
-        super().__init__()
-        self.gconv = conv(in_dim, out_dim)
-        # Batch normalisation takes the mean out again, so this bias has no gradient but rounding.
-        # Adam would scale that up to whole steps, which the running mean cannot follow.
-        self.gconv.bias.requires_grad_(norm_layer != "batch")
-        self.bn = NORMS[norm_layer](out_dim)
-        self.folds = norm_layer == "batch" and hasattr(self.gconv, "infer")
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training or torch.is_grad_enabled() or not self.folds:
-            if not isinstance(self.bn, nn.BatchNorm1d):
-                return self.dropout(torch.relu(self.bn(self.gconv(x))))
-            rows = torch.relu_(self.bn(to_rows(self.gconv(x))))
-            return self.dropout(to_poses(rows, x.shape[1]))
-        # With its statistics fixed batch normalisation is a scale and a shift a channel.
-        scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
-        shift = self.bn.bias - self.bn.running_mean * scale
-        return torch.relu_(self.gconv.infer(x, scale, shift))
-
-
-class _ResidualBlock(nn.Module):
-    """Two blocks C -> C with the input added."""
-
-    def __init__(
-        self,
-        dim: int,
-        conv: Callable[[int, int], nn.Module],
-        dropout: float,
-        norm_layer: str,
-    ) -> None:
-        super().__init__()
-        self.gconv1 = _Block(dim, dim, conv, dropout, norm_layer)
-        self.gconv2 = _Block(dim, dim, conv, dropout, norm_layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.gconv2(self.gconv1(x))
-
-
-class _GroupedNonLocalStage(nn.Module):
-    """Holds a grouped block under the name that published checkpoints give it."""
-
-    def __init__(self, dim: int, num_joints: int) -> None:
-        super().__init__()
-        self.non_local = GroupedNonLocal(dim, num_joints)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.non_local(x)
-
-
-class GraphNetwork(nn.Module):
-    """The lifting network around any graph convolution: 2D (B, J, in_dim) -> 3D (B, J, out_dim).
-
-    2D in normalised screen coordinates; 3D in metres, camera space, relative to the root.
-    An input block, ``num_layers`` residual blocks, and a bare graph convolution to the output.
-    The state dict has the names of the published checkpoints.
-
-    Attributes:
-        CONV: in_dim, out_dim, adj -> the graph convolution (B, J, in_dim) -> (B, J, out_dim), with
-            a parameter ``bias``.
-        LAYER: the names of a graph convolution's weights, with their numbers of dimensions, by
-            which bare state dicts are known; empty where they are not to be.
-    """
-
-    CONV: ClassVar[Callable[..., nn.Module]]
-    LAYER: ClassVar[dict[str, int]] = {}
-
-    def __init__(
-        self,
         adj: Tensor,
-        hid_dim: int = 128,
-        num_layers: int = 4,
-        in_dim: int = 2,
-        out_dim: int = 3,
-        dropout: float = 0.0,
-        non_local: str | None = None,
-        norm_layer: str = "batch",
-        **layer_options: Any,
+        modulation_init: str = "ones",
+        weight_modulation: bool = True,
+        adj_modulation: str = "add",
+        rank: int = 4,
+        adj_symmetric: bool = True,
+        decouple_self: bool = True,
+        hops: int = 1,
     ) -> None:
         """
         Args:
-            adj: (J, J), see ``Skeleton.adjacency``.
-            non_local: None; "grouped", a block after the input block and after each residual
-                block (16 joints, as SemGCN's); or "embedded", one block before the output.
-            norm_layer: of ``models.norm.NORMS``.
-            layer_options: of the graph convolution.
+            adj: A (J, J), see ``Skeleton.adjacency``; not learned and not in the state dict.
+            modulation_init: first values of M: "ones" (published for ground-truth 2D) or "xavier"
+                (for detected 2D).
+            adj_modulation: of ``ADJ_MODULATIONS``.
+            rank: columns of U and V; "lowrank" only.
 
         Raises:
-            ValueError: an unknown choice, or grouped blocks for other than 16 joints.
+            ValueError: an unknown choice.
         """
         super().__init__()
-        if non_local not in (None, "grouped", "embedded"):
-            raise ValueError(f"non_local: None, 'grouped' or 'embedded', not {non_local!r}")
-        conv = partial(self.CONV, adj=adj, **layer_options)
-        common = {"conv": conv, "dropout": dropout, "norm_layer": norm_layer}
-        grouped = non_local == "grouped"
-        stage = [_GroupedNonLocalStage(hid_dim, adj.shape[0]) for _ in range(num_layers + 1)] \
-            if grouped else []  # fmt: skip
-        self.gconv_input = nn.Sequential(_Block(in_dim, hid_dim, **common), *stage[:1])
-        layers: list[nn.Module] = []
-        for index in range(num_layers):
-            layers += [_ResidualBlock(hid_dim, **common), *stage[index + 1 : index + 2]]
-        self.gconv_layers = nn.Sequential(*layers)
-        self.non_local = EmbeddedNonLocal(hid_dim) if non_local == "embedded" else nn.Identity()
-        self.gconv_output = conv(hid_dim, out_dim)
+        if adj_modulation not in ADJ_MODULATIONS:
+            raise ValueError(f"adj_modulation: one of {ADJ_MODULATIONS}, not {adj_modulation!r}")
+        if modulation_init not in ("ones", "xavier"):
+            raise ValueError(f"modulation_init: 'ones' or 'xavier', not {modulation_init!r}")
+        self.in_dim, self.out_dim, self.hops = in_dim, out_dim, hops
+        self.weight_modulation, self.adj_modulation = weight_modulation, adj_modulation
+        self.adj_symmetric, self.decouple_self = adj_symmetric, decouple_self
+        choices = (weight_modulation, adj_modulation, adj_symmetric, decouple_self, hops)
+        self.fast = choices == (True, "add", True, True, 1)
+        self.register_buffer("adj", hop_adjacencies(adj, hops), persistent=False)
+        self._add_weights(rank)
+        self._initialise(modulation_init)
+
+    def _add_weights(self, rank: int) -> None:
+        num_joints = self.adj.shape[-1]
+        each_hop = (self.hops,) if self.hops > 1 else ()
+        num_weights = self.hops + self.decouple_self
+        self.W = nn.Parameter(torch.empty(num_weights, self.in_dim, self.out_dim))
+        if self.weight_modulation:
+            self.M = nn.Parameter(torch.empty(*each_hop, num_joints, self.out_dim))
+        first = {"add": 1e-6, "mul": 0.0, "full": 1 / num_joints}
+        if self.adj_modulation in first:
+            value = first[self.adj_modulation]
+            self.adj2 = nn.Parameter(self.adj.new_full((*each_hop, num_joints, num_joints), value))
+        elif self.adj_modulation == "lowrank":
+            U = torch.randn(*each_hop, num_joints, rank) / math.sqrt(num_joints)
+            self.adj2_left = nn.Parameter(U)
+            self.adj2_right = nn.Parameter(torch.zeros_like(U))
+        self.bias = nn.Parameter(torch.empty(self.out_dim))
+
+    def _initialise(self, modulation_init: str) -> None:
+        initialise([self.W], self.bias)
+        for M in self._modulations() if self.weight_modulation else ():
+            if modulation_init == "ones":
+                nn.init.ones_(M)
+            else:
+                nn.init.xavier_uniform_(M, gain=XAVIER_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
-        x = self.gconv_layers(self.gconv_input(x))
-        return self.gconv_output(self.non_local(x))
+        self._check(x)
+        if self.fast:
+            return modulated_fast.convolve(x, *self._published_weights())
+        X, W, M, S, b = x, self.W, self._modulations(), self.adjacencies(), self.bias
+        if self.decouple_self:
+            out = S[0].diagonal().unsqueeze(1) * (M[0] * (X @ W[0]))
+            out = out + aggregate(_offdiag(S[0]), M[0] * (X @ W[1]))
+        else:
+            out = aggregate(S[0], M[0] * (X @ W[0]))
+        for k in range(1, self.hops):
+            out = out + aggregate(_offdiag(S[k]), M[k] * (X @ W[k + self.decouple_self]))
+        return out + b
 
-    @classmethod
-    def describe(cls, weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """The network's arguments as a state dict shows them; None if it is of another network."""
-        input_layer, output_layer = (
-            {n.removeprefix(f"{p}."): t for n, t in weights.items() if n.startswith(f"{p}.")}
-            for p in ("gconv_input.0.gconv", "gconv_output")
-        )
-        for layer in (input_layer, output_layer):
-            if not layer or {name: t.dim() for name, t in layer.items()} != cls.LAYER:
-                return None
-        in_dim, hid_dim = input_layer["W"].shape[-2:]
-        parts = [name.split(".")[1:3] for name in weights if name.startswith("gconv_layers.")]
-        grouped = any(part[1:] == ["non_local"] for part in parts)
-        embedded = "embedded" if "non_local.W.0.weight" in weights else None
-        return cls.joints_of(output_layer) | {
-            "hid_dim": hid_dim,
-            "num_layers": len({part[0] for part in parts if part[1:] == ["gconv1"]}),
-            "in_dim": in_dim,
-            "out_dim": output_layer["W"].shape[-1],
-            "non_local": "grouped" if grouped else embedded,
-        }
+    def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """scale o forward(x) + shift at test, without gradients; scale and shift (out_dim,)."""
+        if not self.fast:
+            return scale * self(x) + shift
+        self._check(x)
+        return modulated_fast.convolve_and_scale(x, *self._published_weights(), scale, shift)
 
-    @staticmethod
-    def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
-        """{"joints": J} as a graph convolution's weights show it; {} where they do not."""
-        return {}
+    def adjacencies(self) -> Tensor:
+        """S of each hop (K, J, J)."""
+        A, Q = self.adj, self.adjacency_offset()
+        match self.adj_modulation:
+            case "none":
+                S = A
+            case "add" | "lowrank":
+                S = A + Q
+            case "mul":
+                S = A * (1 + Q)
+            case "full":
+                S = Q.expand_as(A)
+        return (S + S.mT) / 2 if self.adj_symmetric else S
+
+    def adjacency_offset(self) -> Tensor | None:
+        """Q, or U V^T: (J, J), with several hops (K, J, J); None if the layer learns none."""
+        if self.adj_modulation == "lowrank":
+            return self.adj2_left @ self.adj2_right.mT
+        return None if self.adj_modulation == "none" else self.adj2
+
+    def _modulations(self) -> Sequence[Tensor | float]:
+        """M of each hop, (J, out_dim) or 1."""
+        if not self.weight_modulation:
+            return [1.0] * self.hops
+        return self.M.view(self.hops, *self.M.shape[-2:]).unbind()
+
+    def _published_weights(self) -> tuple[Tensor, ...]:
+        """W, M, A, Q and b as ``models.modulated_fast`` takes them."""
+        return self.W, self.M, self.adj[0], self.adj2, self.bias
+
+    def _check(self, x: Tensor) -> None:
+        num_joints = self.adj.shape[-1]
+        if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
+            raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
+
+    def extra_repr(self) -> str:
+        return f"{self.in_dim}, {self.out_dim}, joints={self.adj.shape[-1]}"
 
 
-_PAPER = {
-    "weight_modulation": True, "adj_modulation": "add", "adj_symmetric": True,
-    "decouple_self": True, "hops": 1,
-}  # fmt: skip
+def hop_adjacencies(adj: Tensor, hops: int) -> Tensor:
+    """The adjacency of each hop (K, J, J).
+
+    The first is adj (J, J) itself. The k-th connects the joints that are k bones apart, and each of
+    its rows is divided by its sum. A row without such joints is zero.
+    """
+    edges = (adj > 0).to(adj.dtype)
+    reached, found = edges.bool() | torch.eye(len(adj), dtype=torch.bool, device=adj.device), [adj]
+    for _ in range(1, hops):
+        wider = (reached.to(adj.dtype) @ edges) > 0
+        ring = (wider & ~reached).to(adj.dtype)
+        found.append(ring / ring.sum(dim=1, keepdim=True).clamp(min=1))
+        reached = reached | wider
+    return torch.stack(found)
 
 
-def modulated_convolution(
-    in_dim: int, out_dim: int, adj: Tensor, modulation_init: str, rank: int, **choices: Any
-) -> nn.Module:
-    """The paper's layer, or, where a choice is not the paper's, the general one."""
-    if choices == _PAPER:
-        return ModulatedGraphConv(in_dim, out_dim, adj, modulation_init)
-    return GraphConvVariant(in_dim, out_dim, adj, modulation_init, rank=rank, **choices)
+def _offdiag(S: Tensor) -> Tensor:
+    """S (..., J, J) with zeros on the diagonal."""
+    return S - torch.diag_embed(S.diagonal(dim1=-2, dim2=-1))
 
 
 class ModulatedGCN(GraphNetwork):
-    """Modulated GCN; the published settings of its training are the scripts' own defaults."""
+    """Modulated GCN: the network of ``GraphNetwork`` around :class:`ModulatedGraphConv`.
 
-    CONV: ClassVar[Callable[..., nn.Module]] = staticmethod(modulated_convolution)
+    The published settings of its training stand in ``opt.py``, a table for each script.
+    """
+
+    CONV: ClassVar[Callable[..., nn.Module]] = ModulatedGraphConv
     LAYER: ClassVar[dict[str, int]] = {"W": 3, "M": 2, "adj2": 2, "bias": 1}
 
     def __init__(
@@ -364,37 +231,42 @@ class ModulatedGCN(GraphNetwork):
             adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer: see
                 ``GraphNetwork``.
             modulation_init, weight_modulation, adj_modulation, rank, adj_symmetric,
-                decouple_self, hops: see ``GraphConvVariant``; the defaults are the paper's.
+                decouple_self, hops: see :class:`ModulatedGraphConv`; the defaults are the paper's.
+
+        Raises:
+            ValueError: an unknown choice, or grouped blocks for other than 16 joints.
         """
+        conv = partial(
+            ModulatedGraphConv,
+            modulation_init=modulation_init,
+            weight_modulation=weight_modulation,
+            adj_modulation=adj_modulation,
+            rank=rank,
+            adj_symmetric=adj_symmetric,
+            decouple_self=decouple_self,
+            hops=hops,
+        )
         super().__init__(
-            adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer,
-            modulation_init=modulation_init, weight_modulation=weight_modulation,
-            adj_modulation=adj_modulation, rank=rank, adj_symmetric=adj_symmetric,
-            decouple_self=decouple_self, hops=hops,
-        )  # fmt: skip
+            adj, hid_dim, num_layers, in_dim, out_dim, dropout, non_local, norm_layer, conv=conv
+        )
 
     def adjacency_offsets(self) -> list[Tensor]:
-        """The learned adjacency Q of each layer that has one, (J, J) or (K, J, J)."""
-        offsets = []
-        for layer in self.modules():
-            if isinstance(layer, ModulatedGraphConv):
-                offsets.append(layer.adj2)
-            elif isinstance(layer, GraphConvVariant) and layer.adj_modulation != "none":
-                offsets.append(layer.adjacency_offset())
-        return offsets
+        """Q of each layer that learns one, see ``ModulatedGraphConv.adjacency_offset``."""
+        offsets = (layer.adjacency_offset() for layer in self._layers().values())
+        return [offset for offset in offsets if offset is not None]
 
     def adjacencies(self) -> dict[str, Tensor]:
-        """What each layer aggregates with, the adjacency and what was learned of it, (K, J, J), by
-        the layer's name: row i, column j is what joint i takes from joint j over hop k. A joint
-        takes from itself over the first hop only."""
-        kinds = (ModulatedGraphConv, GraphConvVariant)
-        layers = {name: layer for name, layer in self.named_modules() if isinstance(layer, kinds)}
-        found = {name: layer.adjacencies() for name, layer in layers.items()}
-        return {
-            name: torch.cat([S[:1], S[1:] - torch.diag_embed(S[1:].diagonal(dim1=1, dim2=2))])
-            for name, S in found.items()
-        }
+        """S (K, J, J) of each layer, by the layer's name: row i, column j is the weight with which
+        joint i takes from joint j, k bones away for hop k. A joint takes from itself in the first
+        hop only, so the diagonals of the others are zero."""
+        found = {name: layer.adjacencies() for name, layer in self._layers().items()}
+        return {name: torch.cat([S[:1], _offdiag(S[1:])]) for name, S in found.items()}
+
+    def _layers(self) -> dict[str, ModulatedGraphConv]:
+        modules = self.named_modules()
+        return {name: m for name, m in modules if isinstance(m, ModulatedGraphConv)}
 
     @staticmethod
     def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
+        """{"joints": J}: M has a row for each joint."""
         return {"joints": layer["M"].shape[0]}

@@ -1,4 +1,4 @@
-"""Pose refinement: how far to trust the network's x, y and how far the 2D input's.
+"""Pose refinement: blends the network's x and y with those that the 2D input gives.
 
 Source: the paper's refinement for detected 2D, after Cai et al. (ICCV 2019).
 """
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 
 class PoseRefine(nn.Module):
-    """Blends two readings of a pose, with a weight s in (0, 1) for each joint's x and y.
+    """Predicts a weight s in (0, 1) for the x and the y of each joint, and blends two poses by it.
 
-        x, y = s P + (1 - s) P'        z = P's
+        x, y = s P + (1 - s) P'        z = P's z
 
-    P is the network's pose, P' its depths put on the 2D input (``common.camera.lift_again``).
+    P is the network's pose. P' has its depths, and x and y from the 2D input
+    (``common.camera.lift_again``).
     """
 
     def __init__(self, num_joints: int) -> None:

@@ -1,17 +1,15 @@
 """Semantic GCN (Zhao et al., CVPR 2019): each edge of the skeleton has a learned weight."""
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from models.graph_network import GraphNetwork, initialise
 from models.layout import aggregate
-from models.modulated_gcn import GraphNetwork
 
-_GAIN = 1.414
-_NO_EDGE = -9e15  # nothing is left of it after the softmax
+_NO_EDGE = -9e15  # the softmax makes zero of it
 
 
 class SemGraphConv(nn.Module):
@@ -20,21 +18,21 @@ class SemGraphConv(nn.Module):
         S   = softmax over each row of (e on the edges, -9e15 elsewhere)
         out = diag(S) (X W[0]) + offdiag(S) (X W[1]) + bias
 
-    e (1, E) holds the E non-zeros of the adjacency, row by row. Source: the paper's section 3.2.
+    e (1, E) has a value for each of the E edges, in the order of the adjacency's rows. Source: the
+    paper's section 3.2.
     """
 
     def __init__(self, in_dim: int, out_dim: int, adj: Tensor) -> None:
         """
         Args:
-            adj: (J, J) with self loops; only which entries are above zero counts.
+            adj: (J, J) with self loops. Entries above zero are edges; their values do not matter.
         """
         super().__init__()
         self.register_buffer("mask", adj > 0, persistent=False)
         self.W = nn.Parameter(torch.empty(2, in_dim, out_dim))
         self.e = nn.Parameter(torch.ones(1, int(self.mask.sum())))
         self.bias = nn.Parameter(torch.empty(out_dim))
-        nn.init.xavier_uniform_(self.W, gain=_GAIN)
-        nn.init.uniform_(self.bias, -1 / math.sqrt(out_dim), 1 / math.sqrt(out_dim))
+        initialise([self.W], self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
@@ -46,9 +44,9 @@ class SemGraphConv(nn.Module):
 
 
 class SemGCN(GraphNetwork):
-    """The network of ``GraphNetwork`` around :class:`SemGraphConv`; published checkpoints load.
+    """The network of ``GraphNetwork`` around :class:`SemGraphConv`. Published checkpoints load.
 
-    With grouped non-local blocks its authors trained 30 epochs.
+    With grouped non-local blocks its authors trained for 30 epochs.
     """
 
     PUBLISHED: ClassVar[dict[str, Any]] = {
@@ -61,5 +59,5 @@ class SemGCN(GraphNetwork):
 
     @staticmethod
     def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
-        """A tree of J joints has J self loops and J - 1 edges of two directions."""
+        """{"joints": J}: a tree of J joints has J self loops and 2 (J - 1) directed edges."""
         return {"joints": (layer["e"].numel() + 2) // 3}

@@ -1,6 +1,8 @@
-"""No weight sharing: a weight matrix for each joint (Liu et al., ECCV 2020, pre-aggregation)."""
+"""Graph convolution without weight sharing: each joint has its own weight matrices.
 
-import math
+This is the pre-aggregation form of Liu et al. (ECCV 2020).
+"""
+
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -8,32 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from models.gcn import row_normalised
+from models.graph_network import GraphNetwork, initialise
 from models.layout import aggregate
-from models.modulated_gcn import GraphNetwork
 from models.semgcn import SemGCN
 
 
 class UnsharedGraphConv(nn.Module):
-    """Each joint transforms its features by its own weights, before they are sent along edges.
+    """Each joint transforms its features by its own weights, and then sends them along its edges.
 
         out_i = A_ii (x_i W[0, i]) + sum over j != i of A_ij (x_j W[1, j]) + bias
 
-    A is the row-normalised adjacency with self loops; self and neighbours are decoupled.
+    A is the row-normalised adjacency with self loops. A joint has one weight matrix for itself and
+    one for its neighbours.
     """
 
     def __init__(self, in_dim: int, out_dim: int, adj: Tensor) -> None:
         """
         Args:
-            adj: (J, J) with self loops; only which entries are above zero counts.
+            adj: (J, J) with self loops. Entries above zero are edges; their values do not matter.
         """
         super().__init__()
         self.register_buffer("adj", row_normalised(adj), persistent=False)
         self.W = nn.Parameter(torch.empty(2, len(adj), in_dim, out_dim))
         self.bias = nn.Parameter(torch.empty(out_dim))
-        # Each joint's pair of matrices starts as the shared pair of SemGCN does.
-        for pair in self.W.unbind(1):
-            nn.init.xavier_uniform_(pair, gain=1.414)
-        nn.init.uniform_(self.bias, -1 / math.sqrt(out_dim), 1 / math.sqrt(out_dim))
+        # The pair of matrices of each joint starts as the shared pair of SemGCN does.
+        initialise(self.W.unbind(1), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, J, in_dim) -> (B, J, out_dim)."""
@@ -45,7 +46,7 @@ class UnsharedGraphConv(nn.Module):
 
 
 class UnsharedGCN(GraphNetwork):
-    """The network of ``GraphNetwork`` around :class:`UnsharedGraphConv`, trained as SemGCN."""
+    """The network of ``GraphNetwork`` around :class:`UnsharedGraphConv`, trained like SemGCN."""
 
     PUBLISHED: ClassVar[dict[str, Any]] = SemGCN.PUBLISHED
     CONV: ClassVar[Callable[..., nn.Module]] = UnsharedGraphConv
@@ -53,4 +54,5 @@ class UnsharedGCN(GraphNetwork):
 
     @staticmethod
     def joints_of(layer: dict[str, Tensor]) -> dict[str, int]:
+        """{"joints": J}: W has a pair of matrices for each joint."""
         return {"joints": layer["W"].shape[1]}

@@ -1,4 +1,7 @@
-"""VideoPose3D on one frame (Pavllo et al., CVPR 2019): its convolutions over time have width 1."""
+"""VideoPose3D on one frame (Pavllo et al., CVPR 2019).
+
+Its convolutions over time have width 1.
+"""
 
 from typing import Any, ClassVar
 
@@ -14,19 +17,21 @@ def _conv(in_dim: int, out_dim: int, bias: bool = False) -> nn.Conv1d:
 
 
 def _apply(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """(B, in) -> (B, out): over one frame a convolution is a matrix product, and so much faster."""
+    """The convolution of one frame, as a matrix product, which is faster: (B, in) -> (B, out)."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class VideoPose3D(nn.Module):
-    """All joints at once: (B, J, in_dim) -> (B, J, out_dim), without a skeleton.
+    """A fully connected network on all joints together: (B, J, in_dim) -> (B, J, out_dim).
 
     2D in normalised screen coordinates; 3D in metres, camera space, relative to the root.
-    1x1 convolutions without bias, batch normalisation, ReLU, dropout: one to expand, residual
-    blocks of two, and a bare one with bias to shrink.
+    A layer is a convolution of width 1 without bias, batch normalisation, ReLU, dropout. The first
+    layer expands to C channels, residual blocks of two layers follow, and a convolution with bias
+    gives the output.
     """
 
-    # x0.95 an epoch, counted in steps where main_gcn.py counts so (Human3.6M, batches of 1024).
+    # The rate is multiplied by 0.95 every epoch. main_gcn.py counts its decay in steps: an epoch of
+    # Human3.6M has 1,524 batches of 1,024.
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "hid_dim": 1024, "num_layers": 4, "dropout": 0.25, "non_local": False,
         "loss": "mpjpe", "weight_l1": 0.0, "batch_size": 1024, "epochs": 80, "lr": 1e-3,
@@ -69,11 +74,12 @@ class VideoPose3D(nn.Module):
         return _apply(self.shrink, y).unflatten(1, (x.shape[1], -1))
 
     def _activate(self, y: Tensor, norm: nn.Module) -> Tensor:
+        """What follows a convolution in a layer: (B, C) -> (B, C)."""
         return self.dropout(torch.relu(norm(y)))
 
     @staticmethod
     def describe(weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """The network's arguments as a state dict shows them; None if it is of another network."""
+        """Read the network's arguments off a state dict; None if it is of another network."""
         if not {"expand_conv.weight", "shrink.weight"} <= weights.keys():
             return None
         hid_dim, inputs, _ = weights["expand_conv.weight"].shape

@@ -10,7 +10,8 @@ from common.errors import UserError
 from common.skeleton import H36M_17
 from data.pose_dataset import PoseBatch, PoseLoader
 from main_graph import build_training, main
-from models.build import build_model, count_parameters
+from models.build import build_model
+from models.costs import count_parameters
 from models.pose_refine import PoseRefine
 from tests.conftest import SLICE, as_published
 from tests.test_pose_dataset import load as load_h36m

@@ -14,7 +14,7 @@ from common.camera import (
 from common.losses import symmetry_loss
 from common.skeleton import H36M_16, H36M_17
 from data.cameras import h36m_cameras
-from models.build import count_parameters
+from models.costs import count_parameters
 from models.pose_refine import PoseRefine
 
 PAIRS = {  # left and right limbs of the 17 joints, by name

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.metrics import root_centred
 from common.visualize import save_curves, save_poses
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
-from models.build import count_multiply_adds, count_parameters
+from models.costs import count_multiply_adds, count_parameters
 from training import distributed
 from training.checkpoint import Source
 from training.engine import Training, evaluate
