@@ -80,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         test_set, header = with_other_cameras(test_set, args.pan, args.focal_scale, header)
         report_checkpoint(readings, test_set, path, checkpoint, header, args.results)
         return
-    loader = PoseLoader(train_set[0], part=distributed.part(), **settings.loader_options(args))
+    loader = PoseLoader(
+        train_set[0],
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        **settings.loader_options(args),
+    )
     trainer = build_trainer(lifter, args, loader.epoch_steps)
     accelerate(trainer.every_network(), device, args.compile, args.tf32)
     description = settings.describe_run(args, arguments, train_set[0].subjects)

@@ -22,7 +22,7 @@ import opt
 from common import distributed
 from common.acceleration import accelerate
 from common.averaging import WeightAverage
-from common.camera import lift_again, remove_distortion, solve_translation
+from common.camera import back_project_pose, remove_distortion, solve_translation
 from common.checkpoint import build_saved, check_model, differences, load_weights
 from common.engine import Predictor, Trainer, limit_weights, select_device, step_rate
 from common.errors import UserError, run_script
@@ -88,7 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         accelerate(lifter.networks().values(), device, args.compile, args.tf32)
         report_weights(args, lifter, test_set, path, checkpoint, header)
         return
-    loader = PoseLoader(train_set[0], part=distributed.part(), **settings.loader_options(args))
+    loader = PoseLoader(
+        train_set[0],
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        **settings.loader_options(args),
+    )
     trainer = build_trainer(lifter, args, loader.epoch_steps)
     accelerate(trainer.every_network(), device, args.compile, args.tf32)
     description = settings.describe_run(args, arguments, train_set[0].subjects)
@@ -175,7 +180,7 @@ class RefiningLifter(Lifter):
             with torch.no_grad():
                 uv = remove_distortion(batch.inputs_2d, batch.intrinsics)
                 depth = solve_translation(pose - pose[:, :1], uv, batch.intrinsics)[:, 2]
-        lifted = lift_again(pose, batch.inputs_2d, depth, batch.intrinsics)
+        lifted = back_project_pose(pose, batch.inputs_2d, depth, batch.intrinsics)
         return self.post_refine(pose, lifted)
 
 

@@ -53,7 +53,7 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     return distort((points[..., :2] / points[..., 2:]).clamp(-1.0, 1.0), intrinsics)
 
 
-def project_again(screen: Tensor, joints: Tensor, moved: Tensor, intrinsics: Tensor) -> Tensor:
+def reproject(screen: Tensor, joints: Tensor, moved: Tensor, intrinsics: Tensor) -> Tensor:
     """What is seen (B, J, 2) of joints (B, J, 3) that were moved, metres, camera space: projected,
     with a detector's error in each frame (``screen`` minus projected ``joints``) added."""
     error = screen - project(joints, intrinsics)
@@ -101,7 +101,7 @@ def back_project(uv: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.cat([pinhole_rays(uv, intrinsics) * z, z], dim=-1)
 
 
-def lift_again(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor) -> Tensor:
+def back_project_pose(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor) -> Tensor:
     """The 2D joints put at the depths of a pose: P' of the refinement, (B, J, 3), root at zero.
 
     Args:
@@ -139,7 +139,7 @@ def solve_translation(pose: Tensor, uv: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.cat([offsets_mean + rays_mean * tz.unsqueeze(-1), tz.unsqueeze(-1)], dim=-1)
 
 
-def rotation_to_axis(direction: Tensor) -> Tensor:
+def rotation_to_optical_axis(direction: Tensor) -> Tensor:
     """Directions (..., 3) -> the smallest rotations (..., 3, 3) that take them to the optical axis.
 
     R d = |d| (0, 0, 1) for column vectors. With the unit vector (x, y, z) it is

@@ -45,11 +45,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def part() -> tuple[int, int]:
-    """This process and their number, as ``PoseLoader`` takes them."""
-    return rank(), world_size()
-
-
 def joined(main: Callable[[], None]) -> Callable[[], None]:
     """A script's ``main`` as one process of the job that torchrun's environment describes.
 
@@ -231,7 +226,7 @@ class _Loss(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Any) -> Tensor:
-        return self.loss(batch) * batch.weight
+        return self.loss(batch) * batch.loss_weight
 
 
 def _synchronised_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from common import distributed
 from common.averaging import WeightAverage
 from common.errors import UserError
 from common.metrics import ActionErrors, published_form, root_centred
-from common.progress import Progress, duration
+from common.progress import Progress, format_duration
 from common.run import Run
 from data.pose_dataset import PoseBatch, PoseLoader
 
@@ -88,7 +88,7 @@ class Outlook:
         """
         to_go = self.epochs - epoch + 1
         in_all = to_go * (seconds + left) * (1 + self.test_share) - seconds
-        return f"{duration(left)} left in this epoch, {duration(in_all)} in all"
+        return f"{format_duration(left)} left in this epoch, {format_duration(in_all)} in all"
 
 
 def set_mode(networks: dict[str, nn.Module], training: bool) -> None:
@@ -191,7 +191,7 @@ def train_one_epoch(
         return f"{state}, {outlook.time_left(epoch, seconds, left)}"
 
     what = (f"epoch {epoch}/{outlook.epochs}", loader.epoch_steps, "step")
-    batches = loader.shuffled(epoch)
+    batches = loader.shuffled_batches(epoch)
     for batch in outlook.progress.follow(batches, *what, leave=False, ending=ending):
         step += 1
         for group in trainer.optimizer.param_groups:
@@ -205,7 +205,7 @@ def train_one_epoch(
         trainer.optimizer.step()
         if trainer.average:
             trainer.average.update(step)
-        poses = batch.whole or len(batch)
+        poses = batch.global_size or len(batch)
         total += loss.detach() * poses
         seen += poses
         if step % _CHECK_EVERY == 0:
@@ -259,9 +259,9 @@ def evaluate(
     forms = [root_centred, published_form] if info.h36m_protocol else [root_centred]
     settings = (info.metrics, info.mean_over, dataset.targets_3d.device, len(forms))
     errors = ActionErrors(dataset.actions, *settings)
-    steps = -(-len(dataset) // loader.part[1] // loader.batch_size)
+    steps = -(-len(dataset) // loader.world_size // loader.batch_size)
     progress = progress or Progress()
-    for batch in progress.follow(loader.in_order(), what, steps, "step", leave=False):
+    for batch in progress.follow(loader.ordered_batches(), what, steps, "step", leave=False):
         pose = predict_uncentred(predictor, batch)
         scored = torch.stack([form(pose) for form in forms])
         errors.update(scored, batch.targets_3d, dataset.action[batch.index])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.camera import pinhole_rays, rotation_to_axis, undistort
+from common.camera import pinhole_rays, rotation_to_optical_axis, undistort
 
 # The root-centred view spans some tenths: brought to the order of the screen's values.
 _ROOT_VIEW_SCALE = 5.0
@@ -54,10 +54,10 @@ class InputView:
             return screen, None
         rays_of = undistort if self.camera_rays else pinhole_rays
         rays = rays_of(screen, intrinsics)
-        return root_centred(rays) if self.root_view else (rays, None)
+        return root_centred_view(rays) if self.root_view else (rays, None)
 
 
-def root_centred(rays: Tensor) -> tuple[Tensor, Tensor]:
+def root_centred_view(rays: Tensor) -> tuple[Tensor, Tensor]:
     """Rays (B, J, 2) -> the root-centred view (B, J, 4) and its rotation (B, 3, 3).
 
     The rotation is the smallest one that takes the root's ray to the optical axis. Turning the
@@ -65,7 +65,7 @@ def root_centred(rays: Tensor) -> tuple[Tensor, Tensor]:
     """
     directions = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
     root = directions[:, 0] / directions[:, 0].norm(dim=-1, keepdim=True)
-    rotation = rotation_to_axis(root)
+    rotation = rotation_to_optical_axis(root)
     turned = rotate(directions, rotation)
     centred = turned[..., :2] / turned[..., 2:].clamp_min(_MIN_DEPTH)
     place = root[:, None, :2].expand_as(centred)

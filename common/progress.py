@@ -20,7 +20,7 @@ _PACE = 60.0  # seconds between two lines
 
 
 def _time_left(seconds: float, left: float | None) -> str:
-    return "" if left is None else f"{duration(left)} left"
+    return "" if left is None else f"{format_duration(left)} left"
 
 
 def _one(item: object) -> int:
@@ -100,7 +100,7 @@ def _number(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """45 -> "45 s", 440 -> "7 min", 22800 -> "6 h 20 min"."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"

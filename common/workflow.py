@@ -36,7 +36,9 @@ def evaluation_loader(dataset: PoseDataset) -> PoseLoader:
     """Batches for testing, of a size that changes no figure: on a CPU small enough for its cache,
     on a GPU large enough to keep it busy. Of several processes, each has a part."""
     batch_size = 512 if dataset.inputs_2d.device.type == "cpu" else 16384
-    return PoseLoader(dataset, batch_size, part=distributed.part())
+    return PoseLoader(
+        dataset, batch_size, rank=distributed.rank(), world_size=distributed.world_size()
+    )
 
 
 def load_data(
@@ -61,7 +63,7 @@ def load_data(
     datasets = load_pose_datasets(info, folder, splits, **options)
     whole = options.get("actions") is None and options.get("downsample", 1) == 1
     for dataset, split in zip(datasets, ["train", "test"][-len(datasets) :], strict=True):
-        verdict = f", {info.against_protocol(split, len(dataset))}" if whole else ""
+        verdict = f", {info.compare_with_protocol(split, len(dataset))}" if whole else ""
         print(f"{split}: {len(dataset):,} poses of {', '.join(dataset.subjects)}{verdict}")
         report.warn_of_missing(dataset)
     return [dataset.to(device) for dataset in datasets]
@@ -118,8 +120,8 @@ def root_errors(predictor: Predictor, dataset: PoseDataset) -> dict[str, dict[st
     lens distortion taken out of the 2D joints first, and with it ignored.
     """
     errors: dict[str, list[Tensor]] = {"distortion_removed": [], "distortion_ignored": []}
-    every_pose = replace(evaluation_loader(dataset), part=(0, 1))
-    for batch in every_pose.in_order():
+    every_pose = replace(evaluation_loader(dataset), rank=0, world_size=1)
+    for batch in every_pose.ordered_batches():
         pose = predict(predictor, batch)
         undistorted = remove_distortion(batch.inputs_2d, batch.intrinsics)
         for kind, uv in zip(errors, (undistorted, batch.inputs_2d), strict=True):

@@ -258,7 +258,7 @@ def report_frames(positions: Positions) -> None:
             for subject in subjects
             for clip in positions.get(subject, {}).values()
         )
-        verdict = H36M.against_protocol(split, frames)
+        verdict = H36M.compare_with_protocol(split, frames)
         print(f"{split:>5}: {frames:,} frames over the cameras, {verdict}")
 
 

@@ -12,7 +12,8 @@ class PoseRefine(nn.Module):
 
         x, y = s P + (1 - s) P'        z = P's
 
-    P is the network's pose, P' its depths put on the 2D input (``common.camera.lift_again``).
+    P is the network's pose, P' its depths put on the 2D input
+    (``common.camera.back_project_pose``).
     """
 
     def __init__(self, num_joints: int) -> None:

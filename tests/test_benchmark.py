@@ -54,7 +54,7 @@ def test_weights_after_200_steps_are_those_of_the_textbook_loop():
     for epoch in range(1, 9):
         loader = PoseLoader(data, 32, seed=3)
         loss, step = train_one_epoch(trainer, loader, epoch, step)
-        batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled(epoch))
+        batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled_batches(epoch))
         assert math.isclose(loss, textbook_epoch(theirs, optimizer, batches), rel_tol=1e-4)
     assert step == 200
     for name, tensor in theirs.state_dict().items():
@@ -121,9 +121,9 @@ def test_the_recipe_has_a_line_for_each_part_and_its_time(call, tmp_path, monkey
 def test_a_stream_of_steps_is_the_epochs_one_after_another():
     data = made_poses(10, H36M_16)
     stream = benchmark._Stream(data, 4, steps=2)
-    found = [batch.index.tolist() for _ in range(3) for batch in stream.shuffled(1)]
+    found = [batch.index.tolist() for _ in range(3) for batch in stream.shuffled_batches(1)]
     loader = PoseLoader(data, 4)
-    epochs = [batch.index.tolist() for epoch in (1, 2) for batch in loader.shuffled(epoch)]
+    epochs = [batch.index.tolist() for epoch in (1, 2) for batch in loader.shuffled_batches(epoch)]
     assert found == epochs
 
 

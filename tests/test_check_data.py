@@ -320,8 +320,8 @@ def test_all_32_joints_may_be_stored(tmp_path):
     ("found", "message"),
     [
         (metadata([list(range(1, 16, 2)), list(range(2, 17, 2))], 17), "COCO's order"),
-        (metadata(OUR_SIDES[17][::-1], 17), "left and right the other way round"),
-        (metadata([[1, 2, 3], [4, 5, 6]], 17), r"not known .*left is \[1, 2, 3\]"),
+        (metadata(OUR_SIDES[17][::-1], 17), "have left and right exchanged"),
+        (metadata([[1, 2, 3], [4, 5, 6]], 17), r"unknown order .*left is \[1, 2, 3\]"),
         (metadata(OUR_SIDES[16], 16), "speak of 16 joints and its arrays have 17"),
         (metadata(OUR_SIDES[16], 17), "not known"),
         (metadata([["a"], ["b"]], 17), "are not {num_joints"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from common import distributed, engine
 from common.engine import Outlook, Trainer, fit, train_one_epoch
-from common.progress import Progress, duration, follow
+from common.progress import Progress, follow, format_duration
 from common.run import Run
 from common.skeleton import H36M_16
 from data.datasets import H36M
@@ -94,7 +94,7 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch):
      (22_800, "6 h 20 min"), (400_000, "111 h 7 min")],
 )  # fmt: skip
 def test_durations(seconds, said):
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 @pytest.fixture

@@ -274,7 +274,7 @@ def _samples(data: PoseDataset) -> TextbookDataset:
 
 
 def _fetched(loader: PoseLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in loader.shuffled(1):
+    for batch in loader.shuffled_batches(1):
         yield batch.inputs_2d, batch.targets_3d
 
 
@@ -286,10 +286,10 @@ class _Stream(PoseLoader):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        epochs = map(super().shuffled, itertools.count(1))
+        epochs = map(super().shuffled_batches, itertools.count(1))
         self._batches = itertools.chain.from_iterable(epochs)
 
-    def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
+    def shuffled_batches(self, epoch: int) -> Iterator[PoseBatch]:
         """The next batches, whichever epoch they are of."""
         return itertools.islice(self._batches, self.steps)
 
@@ -416,7 +416,7 @@ def _load_and_train(side: str, folder: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     if side == "ours":
         trainer = our_trainer(16, 128)
-        for batch in itertools.islice(PoseLoader(data, 64).shuffled(1), 3):
+        for batch in itertools.islice(PoseLoader(data, 64).shuffled_batches(1), 3):
             trainer.loss(batch).backward()
             trainer.optimizer.step()
     else:
@@ -468,7 +468,7 @@ def _print_recipe(result: dict[str, Any]) -> None:
     first, *_, whole = result["recipe"].values()
     for name, rate in result["recipe"].items():
         print(f"{name:28}{rate:12,.4g}{first / rate - 1:+14.1%}")
-    poses = opt.RECIPES["strong"]["epochs"] * H36M.poses["train"]
+    poses = opt.RECIPES["strong"]["epochs"] * H36M.pose_counts["train"]
     print(f"Human3.6M: {poses:,} poses, {poses / whole / 60:.0f} minutes of training here")
 
 
