@@ -289,7 +289,7 @@ def test_files_in_the_raw_hourglass_order_are_read(sides, tmp_path):
     ours, raw = (load(tmp_path, keypoints=name) for name in ("ours", "sh_raw"))
     assert torch.equal(ours.inputs_2d, raw.inputs_2d)
     assert (ours.inputs_2d - load(tmp_path).inputs_2d).abs().max() < 2e-6
-    with pytest.raises(UserError, match="16 joints cannot give the 17"):
+    with pytest.raises(UserError, match="16 joints does not have the 17"):
         load(tmp_path, H36M_17, keypoints="sh_raw")
 
 
@@ -322,8 +322,8 @@ def test_all_32_joints_may_be_stored(tmp_path):
         (metadata([list(range(1, 16, 2)), list(range(2, 17, 2))], 17), "COCO's order"),
         (metadata(OUR_SIDES[17][::-1], 17), "have left and right exchanged"),
         (metadata([[1, 2, 3], [4, 5, 6]], 17), r"unknown order .*left is \[1, 2, 3\]"),
-        (metadata(OUR_SIDES[16], 16), "speak of 16 joints and its arrays have 17"),
-        (metadata(OUR_SIDES[16], 17), "not known"),
+        (metadata(OUR_SIDES[16], 16), "give 16 joints, but its arrays have 17"),
+        (metadata(OUR_SIDES[16], 17), "unknown order"),
         (metadata([["a"], ["b"]], 17), "are not {num_joints"),
         (metadata([[0.5], [1.5]], 17), "are not {num_joints"),
         (metadata([[1]], 17), "are not {num_joints"),
@@ -365,7 +365,7 @@ def test_17_joints_are_projected_where_ground_truth_2d_has_16(tmp_path):
     write_2d(tmp_path, positions, "gt", None, H36M_16, metadata=metadata(OUR_SIDES[16]))
     assert torch.equal(load(tmp_path, H36M_17).inputs_2d, projected.inputs_2d)
     write_2d(tmp_path, positions, "sh_ft_h36m", None, H36M_16)
-    with pytest.raises(UserError, match="16 joints cannot give the 17"):
+    with pytest.raises(UserError, match="16 joints does not have the 17"):
         load(tmp_path, H36M_17, keypoints="sh_ft_h36m")
 
 
