@@ -449,7 +449,7 @@ class _DatasetBuilder:
             )  # fmt: skip
             path = self.path_2d
         if mistake:
-            raise UserError(f"{path}, {subject}: {mistake}, or go on with --no-check_data")
+            raise UserError(f"{path}, {subject}: {mistake}, or skip the check with --no-check_data")
 
     def _sample(self, subject: str, name: str) -> tuple[Tensor, Tensor | None] | None:
         """``_SAMPLED_FRAMES`` (k) frames, spread evenly over a sequence.

@@ -108,7 +108,7 @@ WRONG_2D = {
 WRONG_3D = {
     "millimetres": (lambda m: m * 1000, "in millimetres: divide them by 1000"),
     "centimetres": (lambda m: m * 100, "in centimetres: divide them by 100"),
-    "huge": (lambda m: m * 5, "times as large as a grown-up"),
+    "huge": (lambda m: m * 5, "times as large as an adult"),
     "y up": (lambda m: m[..., [0, 2, 1]] * [1, 1, -1], r"stand along y.*store \(x, -z, y\)"),
     "a camera's": (
         lambda m: world_to_camera(
@@ -146,7 +146,7 @@ def test_wrong_2d_is_named_and_may_be_gone_on_with(case, tmp_path):
         load(tmp_path, keypoints="x")
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'data_2d_h36m_x.npz'}, S9: ") and "\n" not in text
-    assert text.endswith("or go on with --no-check_data")
+    assert text.endswith("or skip the check with --no-check_data")
     assert len(load(tmp_path, keypoints="x", check=False)) == 2 * 4 * 6 * 4
 
 
@@ -160,7 +160,7 @@ def test_wrong_3d_is_named_and_may_be_gone_on_with(case, tmp_path):
             load(tmp_path, skeleton)
         text = str(caught.value)
         assert text.startswith("data_3d_h36m.npz, S9: ") and "\n" not in text
-        assert text.endswith("or go on with --no-check_data")
+        assert text.endswith("or skip the check with --no-check_data")
     assert len(load(tmp_path, check=False)) == 2 * 4 * 6 * 4
 
 

@@ -165,7 +165,7 @@ def test_another_data_set_takes_the_published_length(run, out):
 def test_the_experiments_are_valid_on_both_data_sets(path):
     spec = sweep.read_spec(path)
     whole = sweep.on_dataset(spec, "h36m")
-    for rows in (sweep.plan(path, s, s["seeds"]) for s in (spec, whole)):
+    for rows in (sweep.plan_jobs(path, s, s["seeds"]) for s in (spec, whole)):
         jobs = [job for row in rows.values() for job in row]
         assert len(spec["seeds"]) == 3 and len({job.id for job in jobs}) == 3 * len(rows)
     parse, fixed = sweep._SCRIPTS[spec["script"]]
@@ -176,7 +176,7 @@ def test_the_experiments_are_valid_on_both_data_sets(path):
 
 def test_the_table_of_systems_trains_each_as_published():
     path = ROOT / "experiments/systems.json"
-    rows = sweep.plan(path, sweep.on_dataset(sweep.read_spec(path), "h36m"), [0])
+    rows = sweep.plan_jobs(path, sweep.on_dataset(sweep.read_spec(path), "h36m"), [0])
     models = set()
     for (job,) in rows.values():
         args = opt.parse_gcn(job.arguments)
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_runs_and_the_sweep(out, tmp_path, number):
     program = (
         "import sys; from pathlib import Path; from tools import sweep; "
         "sweep.ROOT = Path(sys.argv.pop(1)); "
-        "sweep._PATIENCE = 300; sweep.run_script(sweep.main)"
+        "sweep._STOP_SECONDS = 300; sweep.run_script(sweep.main)"
     )
     command = [sys.executable, "-c", program, tmp_path, tmp_path / "spec.json"]
     process = subprocess.Popen(
