@@ -131,7 +131,7 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
             raise UserError(f"{where}: {name} holds no poses but {dataset.dtype} {dataset.shape}")
         # HDF5 2.0 crashes if a file in memory has a virtual dataset in another file.
         if dataset.is_virtual or dataset.external:
-            raise UserError(f"{where}: {name} lies in other files, which are not followed")
+            raise UserError(f"{where}: {name} is stored in other files, which are not read")
         return dataset[()]
 
 

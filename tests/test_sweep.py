@@ -115,7 +115,7 @@ def test_what_is_finished_is_not_run_again_however_it_is_written(run, out):
     assert len(calls(out)) == 4
     before = (out / "spec.md").read_text()
     status, printed, _ = run({"rows": rows, "seeds": [0, 1]})
-    assert status == 0 and "finished before: 4" in printed and calls(out) == []
+    assert status == 0 and "already finished: 4" in printed and calls(out) == []
     assert (out / "spec.md").read_text() == before
     # other names, an alias, a default spelled out, a seed more: only the last is new
     rows = {"a": {"learning_rate": 0.001}, "b": {"hid_dim": 256}, "c": {"lr": 1e-3}}
@@ -237,7 +237,7 @@ def test_ctrl_c_ends_the_runs_and_the_sweep(out, tmp_path, number):
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err == "the same command goes on from here\nstopped by the user\n"
+    assert err == "the same command resumes the sweep\nstopped by the user\n"
     assert len(list(out.glob("*/ended"))) == 2
 
 
@@ -260,7 +260,7 @@ def test_nothing_starts_with_a_wrong_spec(refused):
     assert "--no-lr" in refused({"rows": {"bad": {"lr": False}}})
     assert "without effect" in refused({"rows": {"bad": {"num_workers": 2}}})
     for own in ("seed", "name", "resume", "device", "results"):
-        assert "not for a sweep" in refused({"rows": {"bad": {f"{own}": 5}}}), own
+        assert "not allowed in a sweep" in refused({"rows": {"bad": {f"{own}": 5}}}), own
     assert "save_dir" in refused({"script": "main_graph.py", "rows": {"bad": {"save_dir": "x"}}})
     assert "main_gcn.py, main_graph.py" in refused({"script": "rm", "rows": good})
     assert "either" in refused({"rows": good, "grid": {"lr": [1]}}) and "either" in refused({})

@@ -5,9 +5,9 @@
     python tools/plot_adjacency.py CKPT --out adjacency.png
 
 There is one panel for each layer. Row i, column j is the weight with which joint i receives the
-features of joint j, including the learned modulation. Dots mark bones. The printed
-share is that of pairs of joints without a bone in the sum of absolute values off the diagonal. If
-all entries are equal, it is 88% for 16 joints.
+features of joint j, including the learned modulation. Dots mark bones. The printed percentage is
+the share of pairs of joints without a bone in the sum of absolute values off the diagonal. If all
+entries are equal, it is 88% for 16 joints.
 """
 
 import argparse
