@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{args.picture}: {len(index)} of the poses")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _build_parser() -> Parser:
     parser = Parser(description="Lift your own 2D joints to 3D poses.")
     parser.add_argument("checkpoint", metavar="CKPT", help="our checkpoint or a published one")
     parser.add_argument(
@@ -102,7 +102,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--picture", metavar="FILE", help="plot a few of the poses to this file")
     parser.add_argument("--force", action="store_true", help="replace existing files")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    args = _build_parser().parse_args(argv)
     if min(args.width, args.height) < 1:
         raise UserError("--width and --height: give whole numbers from 1")
     if args.picture:

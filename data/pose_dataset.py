@@ -485,18 +485,8 @@ class _DatasetBuilder:
         Raises:
             UserError: see :func:`load_pose_datasets`.
         """
-        clips = [
-            (subject, name, self._convert_motion(subject, name))
-            for subject in subjects
-            for name in self._sequences(subject)
-        ]
+        clips = self._convert_motions(subjects)
         missing = self._missing(subjects)
-        trim_memory()
-        if not clips:
-            raise UserError(
-                f"{self.info.file_3d()} has no frames of {', '.join(self.actions)} "
-                f"by {', '.join(subjects)}"
-            )
         cameras = {subject: self.info.cameras(subject) for subject in subjects}
         total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
         tensors = self._empty_tensors(total)
@@ -524,6 +514,25 @@ class _DatasetBuilder:
             skeleton=self.skeleton,
             missing=missing,
         )
+
+    def _convert_motions(self, subjects: tuple[str, ...]) -> list[tuple[str, str, int]]:
+        """Replace the selected sequences in ``positions`` by tensors of the selected joints.
+
+        Returns:
+            Subject, sequence name and number of frames after downsampling, for each sequence.
+        """
+        clips = [
+            (subject, name, self._convert_motion(subject, name))
+            for subject in subjects
+            for name in self._sequences(subject)
+        ]
+        trim_memory()
+        if not clips:
+            raise UserError(
+                f"{self.info.file_3d()} has no frames of {', '.join(self.actions)} "
+                f"by {', '.join(subjects)}"
+            )
+        return clips
 
     def _empty_tensors(self, count: int) -> dict[str, Tensor]:
         """Uninitialised tensors of ``count`` poses, named as in :class:`PoseDataset`."""

@@ -113,7 +113,7 @@ def _side_by_side(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _build_parser() -> Parser:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("-z", "--hid_dim", type=int, default=128, help="channels")
     parser.add_argument("--embedded", action="store_true", help="17 joints and a non-local block")
@@ -156,7 +156,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--json", default=None, metavar="FILE", help="write the figures to this file"
     )
     parser.add_argument("--side", nargs=2, default=None, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    args = _build_parser().parse_args(argv)
     if args.side:
         return args
     numbers = [args.hid_dim, args.turns, args.poses, args.test_poses, *args.batch_sizes]
