@@ -1,12 +1,13 @@
-"""Camera geometry, in torch. Spaces and units:
+"""Camera geometry, in torch. Coordinate frames and units:
 
-world    metres, z up; one frame for all cameras of a recording
-camera   metres, x right, y down, z along the optical axis, the camera at the origin
-screen   normalised: x in [-1, 1] over the image width, y scaled alike (aspect ratio kept)
-ray      (x/z, y/z) of a camera-space point, free of distortion
+world    metres, z up; the same for all cameras of a recording
+camera   metres, x right, y down, z along the optical axis; the camera is at the origin
+screen   normalised: x from -1 to 1 over the image width, y with the same scale
+ray      (x/z, y/z) of a point in camera space, without lens distortion
 
-``intrinsics`` is (..., 9): focal length (2), centre (2), radial (3) and tangential (2) distortion,
-lengths in screen units. Leading dimensions broadcast against those of the points without joints.
+``intrinsics`` is (..., 9): focal length (2), principal point (2), radial (3) and tangential (2)
+distortion coefficients. Focal length and principal point are in screen units. The leading
+dimensions of the intrinsics broadcast against those of the points before the joint dimension.
 """
 
 import torch
@@ -19,7 +20,7 @@ def normalize_screen_coordinates(pixels: Tensor, width: int, height: int) -> Ten
 
 
 def image_coordinates(screen: Tensor, width: int, height: int) -> Tensor:
-    """Screen (..., 2) -> pixels (..., 2), the inverse of the above."""
+    """Screen (..., 2) -> pixels (..., 2): inverse of :func:`normalize_screen_coordinates`."""
     return (screen + screen.new_tensor([1.0, height / width])) * (width / 2.0)
 
 
@@ -40,37 +41,48 @@ def world_to_camera(points: Tensor, rotation: Tensor, translation: Tensor) -> Te
 
 
 def camera_to_world(points: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
-    """Camera (..., 3) -> world (..., 3), metres; the inverse of the above."""
+    """Camera (..., 3) -> world (..., 3), metres: inverse of :func:`world_to_camera`."""
     return points @ rotation.mT + translation
 
 
 def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     """Camera-space points (..., J, 3) in metres -> screen (..., J, 2), with lens distortion.
 
-    Source: Human3.6M's camera model as in VideoPose3D. Rays are clamped to [-1, 1], far outside
-    the image, where the distortion polynomial no longer means anything.
+    Source: Human3.6M's camera model as in VideoPose3D. Rays are clamped to [-1, 1]. This limit is
+    far outside the image, where the distortion polynomial is no longer valid.
     """
     return distort((points[..., :2] / points[..., 2:]).clamp(-1.0, 1.0), intrinsics)
 
 
-def project_again(screen: Tensor, joints: Tensor, moved: Tensor, intrinsics: Tensor) -> Tensor:
-    """What is seen (B, J, 2) of joints (B, J, 3) that were moved, metres, camera space: projected,
-    with a detector's error in each frame (``screen`` minus projected ``joints``) added."""
+def reproject(screen: Tensor, joints: Tensor, moved: Tensor, intrinsics: Tensor) -> Tensor:
+    """2D joints of poses that were moved in 3D; a detector's error is kept.
+
+    The error is ``screen`` minus the projection of ``joints``. It is added to the projection of
+    ``moved``.
+
+    Args:
+        screen: (B, J, 2) screen coordinates before the move, projected or detected.
+        joints, moved: (B, J, 3) the joints before and after the move, metres, camera space.
+        intrinsics: (B, 9).
+
+    Returns:
+        (B, J, 2) screen coordinates after the move.
+    """
     error = screen - project(joints, intrinsics)
     return project(moved, intrinsics) + error
 
 
 def distort(rays: Tensor, intrinsics: Tensor) -> Tensor:
-    """Rays (..., J, 2) -> screen (..., J, 2)."""
+    """Rays (..., J, 2) -> screen (..., J, 2), with lens distortion."""
     focal, centre, _, _ = split_intrinsics(intrinsics)
     scale, shift = _distortion(rays, intrinsics)
     return focal * (rays * scale + shift) + centre
 
 
 def undistort(screen: Tensor, intrinsics: Tensor, iterations: int = 12) -> Tensor:
-    """Screen (..., J, 2) -> rays (..., J, 2): the inverse of :func:`distort`, by fixed point.
+    """Screen (..., J, 2) -> rays (..., J, 2): inverse of :func:`distort`, by fixed-point iteration.
 
-    Twelve iterations reach float32 rounding inside the image of the Human3.6M cameras.
+    For points inside the image of Human3.6M's cameras, 12 iterations reach float32 precision.
     """
     distorted = pinhole_rays(screen, intrinsics)
     rays = distorted
@@ -81,13 +93,13 @@ def undistort(screen: Tensor, intrinsics: Tensor, iterations: int = 12) -> Tenso
 
 
 def pinhole_rays(screen: Tensor, intrinsics: Tensor) -> Tensor:
-    """Screen (..., J, 2) -> rays (..., J, 2) of a pinhole camera: lens distortion is ignored."""
+    """Screen (..., J, 2) -> rays (..., J, 2) of a pinhole camera; lens distortion is ignored."""
     focal, centre, _, _ = split_intrinsics(intrinsics)
     return (screen - centre) / focal
 
 
 def remove_distortion(screen: Tensor, intrinsics: Tensor) -> Tensor:
-    """Screen (..., J, 2) -> where a pinhole camera without distortion would see the same points."""
+    """Screen (..., J, 2) -> screen (..., J, 2) of a pinhole camera without lens distortion."""
     focal, centre, _, _ = split_intrinsics(intrinsics)
     return undistort(screen, intrinsics) * focal + centre
 
@@ -95,20 +107,23 @@ def remove_distortion(screen: Tensor, intrinsics: Tensor) -> Tensor:
 def back_project(uv: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Screen (..., J, 2) with depth (..., J) in metres -> camera space (..., J, 3), metres.
 
-    x, y = (uv - c) z / f: a pinhole camera, lens distortion is ignored (the published form).
+    (x, y) = (uv - c) z / f, for a pinhole camera. Lens distortion is ignored, as published.
     """
     z = depth.unsqueeze(-1)
     return torch.cat([pinhole_rays(uv, intrinsics) * z, z], dim=-1)
 
 
-def lift_again(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """The 2D joints put at the depths of a pose: P' of the refinement, (B, J, 3), root at zero.
+def back_project_pose(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Back-project the 2D joints at the depths of a predicted pose: P' of the pose refinement.
 
     Args:
-        pose: (B, J, 3) metres, relative to the root; only its depths are used.
+        pose: (B, J, 3) metres, camera space, relative to the root; only its depths are used.
         uv: (B, J, 2) screen coordinates.
-        root_depth: (B,) metres, the depth of joint 0.
-        intrinsics: (B, 9).
+        root_depth: (B,) metres, depth of joint 0.
+        intrinsics: (B, 9); distortion is not used.
+
+    Returns:
+        (B, J, 3) metres, camera space, root at zero.
     """
     relative = torch.cat([torch.zeros_like(pose[:, :1, 2]), pose[:, 1:, 2]], dim=1)
     points = back_project(uv, relative + root_depth.unsqueeze(1), intrinsics)
@@ -116,21 +131,24 @@ def lift_again(pose: Tensor, uv: Tensor, root_depth: Tensor, intrinsics: Tensor)
 
 
 def solve_translation(pose: Tensor, uv: Tensor, intrinsics: Tensor) -> Tensor:
-    """Where a pose stands: the translation (B, 3), metres, that best explains its 2D joints.
+    """The translation t (B, 3), metres, of a pose in camera space, from its 2D joints.
 
-    Linear least squares over the joints, in closed form, for t in
+    Closed-form linear least squares over the joints for the equations
 
-        u (Z + tz) = fx (X + tx) + cx (Z + tz)        and likewise for v, fy, cy
+        u (Z + tz) = fx (X + tx) + cx (Z + tz)
+        v (Z + tz) = fy (Y + ty) + cy (Z + tz)
 
     Args:
-        pose: (B, J, 3) camera space, metres, relative to any point; t is that point's place.
-        uv: (B, J, 2) screen coordinates of a pinhole camera: pass detections through
-            :func:`remove_distortion` first, or accept the error that the lens makes.
+        pose: (B, J, 3) joints (X, Y, Z), metres, camera space, relative to any point. t is the
+            position of that point.
+        uv: (B, J, 2) screen coordinates of a pinhole camera. Apply :func:`remove_distortion` to
+            detections first, or accept the error of the lens distortion.
         intrinsics: (B, 9); distortion is not used.
     """
     rays = pinhole_rays(uv, intrinsics)
-    # With a = (u - cx) / fx the equations read tx - a tz = a Z - X. For a given tz, tx and ty are
-    # means over the joints; put in, tz is the slope of a line through the centred values.
+    # With a = (u - cx) / fx the first equation is tx - a tz = a Z - X. For a given tz, the best tx
+    # and ty are means over the joints. Inserting them gives tz as the slope of a linear regression
+    # through the centred values.
     offsets = rays * pose[..., 2:] - pose[..., :2]
     rays_mean, offsets_mean = rays.mean(dim=-2), offsets.mean(dim=-2)
     rays, offsets = rays - rays_mean.unsqueeze(-2), offsets - offsets_mean.unsqueeze(-2)
@@ -139,16 +157,16 @@ def solve_translation(pose: Tensor, uv: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.cat([offsets_mean + rays_mean * tz.unsqueeze(-1), tz.unsqueeze(-1)], dim=-1)
 
 
-def rotation_to_axis(direction: Tensor) -> Tensor:
-    """Directions (..., 3) -> the smallest rotations (..., 3, 3) that take them to the optical axis.
+def rotation_to_optical_axis(direction: Tensor) -> Tensor:
+    """Directions d (..., 3) -> smallest rotations R (..., 3, 3) that map them to the optical axis.
 
-    R d = |d| (0, 0, 1) for column vectors. With the unit vector (x, y, z) it is
+    R d = |d| (0, 0, 1) for column vectors. For a unit vector (x, y, z), R is
 
         1 - x x / (1 + z)      - x y / (1 + z)     - x
           - x y / (1 + z)    1 - y y / (1 + z)     - y
             x                  y                     z
 
-    which is smooth but for the one direction straight backwards, at the axis too.
+    R is a smooth function of the direction, except at (0, 0, -1).
     """
     x, y, z = (direction / direction.norm(dim=-1, keepdim=True)).unbind(-1)
     share = 1 / (1 + z).clamp_min(torch.finfo(z.dtype).eps)
@@ -163,7 +181,7 @@ def rotation_to_axis(direction: Tensor) -> Tensor:
 def rotation_about(axis: Tensor, angle: Tensor) -> Tensor:
     """Unit axes (..., 3) and angles (...) in radians -> rotations (..., 3, 3) of column vectors.
 
-    Right-handed: 90 degrees about z take x to y. Source: Rodrigues' formula.
+    Right-handed: a rotation by 90 degrees about z maps x to y. Source: Rodrigues' formula.
     """
     quaternion = torch.cat(
         [torch.cos(angle / 2).unsqueeze(-1), torch.sin(angle / 2).unsqueeze(-1) * axis], dim=-1
@@ -172,13 +190,18 @@ def rotation_about(axis: Tensor, angle: Tensor) -> Tensor:
 
 
 def flip_intrinsics(intrinsics: Tensor) -> Tensor:
-    """Intrinsics (..., 9) of the mirrored image: centre x and the first tangential coefficient
-    change sign."""
+    """Intrinsics (..., 9) -> intrinsics (..., 9) for the mirrored image: the x of the principal
+    point and the first tangential coefficient change sign."""
     return intrinsics * intrinsics.new_tensor([1, 1, -1, 1, 1, 1, 1, -1, 1])
 
 
 def split_intrinsics(intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Intrinsics (..., 9) -> focal, centre, radial, tangential, each with a joint axis of one."""
+    """Intrinsics (..., 9) -> focal length (..., 1, 2), principal point (..., 1, 2), radial
+    (..., 1, 3) and tangential (..., 1, 2) coefficients.
+
+    Raises:
+        ValueError: the last dimension is not 9.
+    """
     if intrinsics.shape[-1] != 9:
         raise ValueError(f"intrinsics: 9 values expected, got shape {tuple(intrinsics.shape)}")
     focal, centre, radial, tangential = intrinsics.unsqueeze(-2).split([2, 2, 3, 2], dim=-1)
@@ -186,7 +209,7 @@ def split_intrinsics(intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _distortion(rays: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """The factor and the offset (..., J, 1 or 2) that the lens puts on rays (..., J, 2)."""
+    """Lens distortion of rays (..., J, 2): the factor (..., J, 1) and the offset (..., J, 2)."""
     _, _, radial, tangential = split_intrinsics(intrinsics)
     r2 = rays.square().sum(dim=-1, keepdim=True)
     polynomial = (radial * torch.cat([r2, r2.square(), r2.pow(3)], dim=-1)).sum(-1, keepdim=True)

@@ -1,23 +1,27 @@
-"""How the program speaks of bad input: one line that names the thing and the remedy, status 2."""
+"""Errors of bad input: one line on stderr that names the thing and the remedy, exit status 2."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Bad input from outside (a file, a flag). The message names the thing and the remedy."""
+    """Bad input, such as a file or a flag. The message names the thing and the remedy."""
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's ``main``; a :class:`UserError` becomes one line on stderr and status 2."""
+    """Run a script's ``main``, and end the process if it fails in an expected way.
+
+    A :class:`UserError` is printed as one line on stderr, exit status 2. Ctrl-C ends with status
+    130, and a closed output pipe with status 1. Other exceptions propagate.
+    """
     try:
         main()
     except UserError as error:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # who read the output has gone, as head does
-        sys.stdout = None  # else the interpreter would try to write what is left
+    except BrokenPipeError:  # the reader of the output has ended, as head does
+        sys.stdout = None  # else the interpreter would try to write the rest of the output
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Packages that only some scripts need."""
+"""Optional packages, which only some scripts need."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,7 @@ from common.errors import UserError
 
 
 def require(module: str) -> ModuleType:
-    """Import a package that not every installation has.
+    """Import an optional package.
 
     Raises:
         UserError: it is not installed; the message says how to install it.

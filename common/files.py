@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old file or the whole new one, never a part."""
+"""Atomic writes: a reader sees the old file or the complete new one, never a part of it."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,10 @@ from common.errors import UserError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it takes the name, else it is removed.
+    """Yield a temporary path to write to. It is renamed to ``path`` on success, and else removed.
 
-    The temporary name keeps the suffix, since writers such as ``numpy.savez`` look at it.
+    The temporary file is in the folder of ``path``; the folder is created if it does not exist. The
+    name keeps the suffix of ``path``, since writers such as ``numpy.savez`` depend on it.
 
     Raises:
         UserError: the file cannot be written (folder missing, no permission, disk full).
@@ -30,7 +31,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def refuse_existing(paths: Iterable[Path], force: bool) -> None:
-    """Stop before an output that is there already would be replaced unasked.
+    """Refuse to overwrite output files, unless ``force`` is true.
 
     Raises:
         UserError: one of the paths exists, and ``force`` is false.

@@ -1,6 +1,6 @@
-"""Errors of 3D poses, one value a pose, and their table by action.
+"""Error metrics of 3D poses, one value for each pose, and their means by action.
 
-Poses are (B, J, 3) in metres; errors are metres here and millimetres in every summary.
+Poses are (B, J, 3) in metres. Errors are in metres; the summaries convert them to millimetres.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,41 +10,42 @@ from torch import Tensor
 
 from common.skeleton import SKELETONS
 
-# MPI-INF-3DHP: 0 to 150 mm in steps of 5, in metres; the joints that its evaluation leaves out.
+# The evaluation of MPI-INF-3DHP: thresholds of 0 to 150 mm in steps of 5 mm, in metres; and the
+# joints that it does not score.
 AUC_THRESHOLDS = tuple(step / 1000 for step in range(0, 151, 5))
 _NOT_SCORED = ("Hip", "Spine", "Neck/Nose")
-_SURE = 0.01  # see nearest_rotation
+_MIN_Z = 0.01  # see nearest_rotation
 
 
 def root_centred(pose: Tensor) -> Tensor:
-    """The whole pose (B, J, 3) moved so that its root, joint 0, is at zero."""
+    """Translate a pose (B, J, 3) so that its root, joint 0, is at zero."""
     return pose - pose[:, :1]
 
 
 def published_form(pose: Tensor) -> Tensor:
-    """The pose (B, J, 3) with joint 0 set to zero and nothing else moved.
+    """Set joint 0 of a pose (B, J, 3) to zero and leave all other joints in place.
 
-    This is what the published evaluations score: they subtract the root in place, through a view of
-    the memory being written, so that only the root itself moves.
+    The published evaluations score this form. They subtract the root in place, through a view of
+    the memory being written, so only the root itself moves.
     """
     return torch.cat([torch.zeros_like(pose[:, :1]), pose[:, 1:]], dim=1)
 
 
 def mpjpe(pred: Tensor, target: Tensor) -> Tensor:
-    """Protocol 1: mean over joints of the Euclidean distance, (B, J, 3) -> (B,).
+    """MPJPE (Protocol 1): mean Euclidean distance over the joints, (B, J, 3) -> (B,) metres.
 
-    Prediction and target are to be root-centred alike by the caller.
+    The caller centres prediction and target at the root.
     """
     _check_shapes(pred, target)
     return (pred - target).norm(dim=-1).mean(dim=-1)
 
 
 def p_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
-    """Protocol 2: MPJPE after the best similarity transform of each pose, (B, J, 3) -> (B,).
+    """P-MPJPE (Protocol 2): MPJPE after Procrustes alignment, (B, J, 3) -> (B,), metres.
 
-    Rotation (no reflection), scale and translation that bring ``pred`` closest to ``target`` in
-    the least-squares sense (Umeyama 1991), in float64. Degenerate poses (all joints in one point
-    or on one line) give finite errors; poses that are not finite give NaN.
+    The alignment is the rotation (no reflection), scale and translation of ``pred`` that minimise
+    the squared distance to ``target`` (Umeyama 1991), computed in float64. Degenerate poses (all
+    joints in one point or on one line) have a finite error; poses that are not finite have NaN.
     """
     _check_shapes(pred, target)
     p, t = pred.double(), target.double()
@@ -57,27 +58,27 @@ def p_mpjpe(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def nearest_rotation(matrices: Tensor) -> Tensor:
-    """The rotations R with the largest trace(R^T C), for C (B, 3, 3) float64: -> (B, 3, 3).
+    """The rotations R that maximise trace(R^T C), for C (B, 3, 3) float64: -> (B, 3, 3).
 
-    Markley's FOAM (1993), a few elementwise operations where a singular value decomposition takes
-    each matrix by itself. With C scaled to ||C|| = 1, singular values s1 >= s2 >= s3 and s3 counted
-    negative where det C < 0, l = s1 + s2 + s3 is the largest root of
+    Source: FOAM (Markley 1993). It needs a few elementwise operations on the batch, whereas an SVD
+    is computed matrix by matrix. Let C be scaled to ||C|| = 1, with singular values s1 >= s2 >= s3,
+    and let s3 be negative if det C < 0. Then l = s1 + s2 + s3 is the largest root of
     (l^2 - ||C||^2)^2 - 8 l det C - 4 ||cof C||^2, and
 
         R = ((k + ||C||^2) C + l cof C - C C^T C) / z,    k = (l^2 - ||C||^2) / 2,
         z = k l - det C = (s1 + s2) (s1 + s3) (s2 + s3).
 
-    Rounding grows with 1 / z^2, to 1e-12 at most as long as z > 0.01. The others, among them all
-    whose best rotation is not unique, are decomposed.
+    The rounding error grows with 1 / z^2; it is at most 1e-12 for z > 0.01. The rotations of all
+    other matrices are computed by SVD. If the best rotation is not unique, z = 0.
     """
     largest = matrices.abs().amax(dim=(1, 2), keepdim=True)
     C = matrices / largest.clamp_min(torch.finfo(matrices.dtype).tiny)
-    C = C / C.norm(dim=(1, 2), keepdim=True).clamp_min(0.5)  # 1 at least, unless C is zero
+    C = C / C.norm(dim=(1, 2), keepdim=True).clamp_min(0.5)  # the norm is 0 or >= 1
     cofactors = torch.linalg.cross(C.roll(-1, 1), C.roll(-2, 1), dim=2)
     det = (C[:, 0] * cofactors[:, 0]).sum(dim=1)
     norm, cofactor_norm = C.square().sum(dim=(1, 2)), cofactors.square().sum(dim=(1, 2))
-    # Newton's iteration falls to the largest root from any bound above it; 12 rounds are enough
-    # wherever z > 0.01.
+    # Newton's iteration converges to the largest root from any upper bound of it. 12 iterations are
+    # enough for z > 0.01.
     root = (norm + 2 * (3 * cofactor_norm).sqrt()).sqrt()
     for _ in range(12):
         rest = root.square() - norm
@@ -87,38 +88,40 @@ def nearest_rotation(matrices: Tensor) -> Tensor:
     z = k * root - det
     k, root, z = (v[:, None, None] for v in (k + norm, root, z))
     rotations = (k * C + root * cofactors - C @ (C.mT @ C)) / z
-    unsure = ~(z.flatten() > _SURE)
-    if unsure.any():
-        rotations[unsure] = _nearest_rotation_by_svd(matrices[unsure])
+    inaccurate = ~(z.flatten() > _MIN_Z)
+    if inaccurate.any():
+        rotations[inaccurate] = _nearest_rotation_by_svd(matrices[inaccurate])
     return rotations
 
 
 def _nearest_rotation_by_svd(matrices: Tensor) -> Tensor:
     U, _, Vt = torch.linalg.svd(matrices)
-    # The last axis turns round where the best orthogonal matrix would be a reflection.
+    # Where the best orthogonal matrix is a reflection, the last axis is negated.
     sign = torch.where(torch.linalg.det(U @ Vt) < 0, -1.0, 1.0).to(U)
     signs = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
     return (U * signs.unsqueeze(1)) @ Vt
 
 
 def scored_joints(num_joints: int) -> list[int]:
-    """The 14 joints that MPI-INF-3DHP's evaluation scores, as indices of our 16 or 17."""
+    """The 14 joints that the evaluation of MPI-INF-3DHP scores, as indices of our 16 or 17."""
     names = SKELETONS[num_joints].names
     return [joint for joint, name in enumerate(names) if name not in _NOT_SCORED]
 
 
 def pck(pred: Tensor, target: Tensor, threshold: float = 0.150) -> Tensor:
-    """Share of correct joints, those nearer to the truth than ``threshold`` metres: -> (B,).
+    """PCK: share of joints with an error below ``threshold`` metres, (B, J, 3) -> (B,), 0 to 1.
 
-    Over the 14 joints of MPI-INF-3DHP's evaluation, prediction and target root-centred.
+    Only the 14 joints that the evaluation of MPI-INF-3DHP scores count. The caller centres
+    prediction and target at the root.
     """
     return _share_within(pred, target, (threshold,))
 
 
 def auc(pred: Tensor, target: Tensor) -> Tensor:
-    """Area under the PCK curve: mean PCK at 0, 5, ... 150 mm (31 thresholds), -> (B,).
+    """AUC: mean of the PCK at 31 thresholds of 0, 5, ... 150 mm, (B, J, 3) -> (B,), 0 to 30/31.
 
-    Nearer is strictly so: no joint is correct at 0 mm, and a perfect pose has 30/31.
+    The error must be strictly below a threshold. No joint is correct at 0 mm, so a perfect pose has
+    30/31.
     """
     return _share_within(pred, target, AUC_THRESHOLDS)
 
@@ -137,7 +140,8 @@ def _check_shapes(pred: Tensor, target: Tensor) -> None:
         )
 
 
-# Metrics of a table: (B, J, 3) twice -> (B,), and the factor to the unit of the name.
+# Metrics of a result table: the function (pred, target) -> (B,), and the factor that converts its
+# values to the unit in the name.
 METRICS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
     "mpjpe_mm": (mpjpe, 1000.0),
     "p_mpjpe_mm": (p_mpjpe, 1000.0),
@@ -147,10 +151,15 @@ METRICS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
 
 
 class ActionErrors:
-    """Sums errors by action; sums are exact enough (float64) not to depend on the batches.
+    """Accumulates the errors of batches, and averages them by action.
 
-    Several forms of the same predictions, such as root-centred and :func:`published_form`, are
-    scored in one go, which is cheaper than one after the other.
+    Several forms of the same predictions, such as :func:`root_centred` and :func:`published_form`,
+    are scored together, which is cheaper than one after the other.
+
+    Attributes:
+        sums: (forms, actions, metrics) float64, summed errors. In float64 the result does not
+            depend on how the poses are batched.
+        frames: (actions,) int64, number of poses.
     """
 
     def __init__(
@@ -163,9 +172,11 @@ class ActionErrors:
     ) -> None:
         """
         Args:
+            actions: names of the actions.
             metrics: names in :data:`METRICS`.
-            mean_over: the mean in all is over "actions", each counting alike, or "frames".
-            forms: of each prediction.
+            mean_over: the overall mean is over "actions", with equal weights, or over "frames".
+            device: device of the poses.
+            forms: number of forms in which each prediction is scored.
         """
         self.actions, self.metrics, self.mean_over = tuple(actions), tuple(metrics), mean_over
         shape = (forms, len(self.actions), len(self.metrics))
@@ -176,9 +187,9 @@ class ActionErrors:
         """Add B poses.
 
         Args:
-            pred: (forms, B, J, 3) metres, or (B, J, 3) where there is one form.
+            pred: (forms, B, J, 3) metres, or (B, J, 3) if there is one form.
             target: (B, J, 3) metres, root-centred.
-            action: (B,) indices.
+            action: (B,) indices of the actions.
         """
         action, forms = action.long(), len(self.sums)
         pred, target = pred.reshape(-1, *pred.shape[-2:]), target.repeat(forms, 1, 1)
@@ -188,13 +199,16 @@ class ActionErrors:
         self.frames += torch.bincount(action, minlength=len(self.actions))
 
     def summary(self, form: int = 0, mean_over: str | None = None) -> dict:
-        """Means: of each action over its frames, and in all.
-
-        Gives {metric: mean in all, "mean_over": ..., "frames": n, "per_action": {action: {metric,
-        "frames"}}}; an action without frames is None there and does not count in the mean.
+        """Mean errors by action, and overall.
 
         Args:
-            mean_over: another than the one of all forms.
+            form: index of the form of the predictions.
+            mean_over: replaces the ``mean_over`` given at construction.
+
+        Returns:
+            {metric: overall mean, "mean_over": ..., "frames": n,
+            "per_action": {action: {metric: mean, "frames": n}}}. The mean of an action without
+            frames is None, and the overall mean leaves the action out.
         """
         mean_over = mean_over or self.mean_over
         frames, sums = self.frames.cpu(), self.sums[form].cpu()

@@ -1,4 +1,4 @@
-"""The parser of every script's flags."""
+"""The command-line parser of all scripts."""
 
 import argparse
 from typing import Any, NoReturn
@@ -7,8 +7,10 @@ from common.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the flags in one line; takes no abbreviations, since a flag to come
-    would change what they mean."""
+    """Reports wrong flags as a :class:`UserError`, and accepts no abbreviated flags.
+
+    An abbreviation could become ambiguous, or change its meaning, when a flag is added.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)

@@ -1,9 +1,9 @@
-"""Stand-ins for what numpy puts into pickles, so that a pickle is read without trusting it.
+"""A restricted unpickler, which reads numpy arrays from pickles that are not trusted.
 
-A pickle may name any function and have it called. Readers here admit only the names in
-:data:`NUMPY_STAND_INS`, and these are our own small classes: they take what numpy wrote (a type
-code, a shape, bytes) and build the array from it. Numpy's own unpickling is not used, since it
-believes the type flags in the file.
+A pickle can call any function by its name. The unpickler here accepts only the names in
+:data:`NUMPY_STAND_INS`. It replaces them by small classes of our own, which take the data that
+numpy wrote (type code, shape, bytes) and build the array. Numpy's own unpickling is not used, since
+it trusts the type flags in the file.
 """
 
 import collections
@@ -18,23 +18,23 @@ PLAIN_DTYPE = re.compile(r"[<>=|]?([biuf][1248]|U\d{1,6}|S\d{1,6})")
 
 
 class ForbiddenError(Exception):
-    """The file names something other than arrays and plain containers."""
+    """The pickle has something other than arrays, numbers, strings and plain containers."""
 
 
 class StandIn:
-    """Takes the place of an object that a pickle makes; ours, and without power."""
+    """Replaces an object in a pickle. It only stores data and calls nothing."""
 
     def content(self) -> Any:
-        """What :func:`resolve` puts in its place.
+        """The value that :func:`resolve` puts in place of the stand-in.
 
         Raises:
-            ForbiddenError: nothing, it is of use only within the pickle.
+            ForbiddenError: there is none; the stand-in is only a part of another object.
         """
         raise ForbiddenError(f"a bare {type(self).__name__}")
 
 
 class _Dtype(StandIn):
-    """Stand-in for ``numpy.dtype`` in a pickle: takes the code and the byte order, nothing else."""
+    """Stand-in for ``numpy.dtype`` in a pickle; keeps only the type code and the byte order."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
         self.code, self.order = code, "="
@@ -45,6 +45,11 @@ class _Dtype(StandIn):
         self.order = state[1]
 
     def numpy(self) -> np.dtype:
+        """The numpy type.
+
+        Raises:
+            ForbiddenError: it is not a plain type of numbers or strings.
+        """
         order = self.order if self.order in ("<", ">") else "="
         if not isinstance(self.code, str) or not PLAIN_DTYPE.fullmatch(order + self.code):
             raise ForbiddenError(f"an array of type {self.code!r}")
@@ -56,7 +61,11 @@ class _Dtype(StandIn):
 
 
 class _Array(StandIn):
-    """Stand-in for ``numpy.ndarray`` in a pickle; ``value`` is the array built from its state."""
+    """Stand-in for ``numpy.ndarray`` in a pickle.
+
+    Attributes:
+        value: the array, built when the pickle gives its state; None before.
+    """
 
     value: np.ndarray | None = None
 
@@ -71,6 +80,7 @@ class _Array(StandIn):
 
 
 def _make_array(content: Any, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+    """Build an array from its bytes, or from the list of its objects."""
     if dtype.is_object:
         flat = np.empty(len(content), dtype=object)
         for index, item in enumerate(content):
@@ -81,7 +91,7 @@ def _make_array(content: Any, dtype: _Dtype, shape: tuple, order: str) -> np.nda
 
 
 def _bytes(content: Any) -> Any:
-    """Python 2 has one type for bytes and text; it is read as text of Latin 1."""
+    """Bytes of an array. Pickles of Python 2 have them as a string, which is read as Latin-1."""
     return content.encode("latin1") if isinstance(content, str) else content
 
 
@@ -100,13 +110,19 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
 
 
 def _ordered_dict(pairs: Any = ()) -> collections.OrderedDict:
-    """Python 2 gives all pairs here; Python 3 none, and sets the items afterwards."""
+    """Make an ordered dictionary. Pickles of Python 2 pass all pairs here; those of Python 3 pass
+    none and set the items afterwards."""
     _check_keys([key for key, _ in pairs])
     return collections.OrderedDict(pairs)
 
 
 def _check_keys(keys: list) -> None:
-    """A few bytes can nest tuples so that hashing them, as a key or in a set, never ends."""
+    """Refuse tuples and arrays as keys: a short pickle can nest tuples so deeply that hashing one
+    takes practically forever.
+
+    Raises:
+        ForbiddenError: a key is a tuple or an array.
+    """
     if any(isinstance(key, tuple | StandIn) for key in keys):
         raise ForbiddenError("a dictionary whose keys are tuples or arrays")
 
@@ -129,14 +145,15 @@ for _core in ("numpy.core", "numpy._core"):
     NUMPY_STAND_INS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
 
 
-# The unpickler written in Python: the one in C keeps its memo in an array that a damaged file can
-# make arbitrarily large, and the bulk of a file is a few long byte strings in either case.
+# This derives from the unpickler written in Python. The one in C keeps its memo in an array, which
+# a damaged file can make arbitrarily large. It would not be much faster: most of a file is a few
+# long byte strings.
 class RestrictedUnpickler(pickle._Unpickler):
     """Reads plain containers, numbers, strings and numpy arrays; raises :class:`ForbiddenError` for
-    anything else. Pass the result through :func:`resolve`.
+    anything else. Pass the result to :func:`resolve`.
 
     Attributes:
-        ADMITTED: module and name, as a pickle gives them: what is taken in their place.
+        ADMITTED: {(module, name) in the pickle: our replacement}.
     """
 
     ADMITTED: ClassVar[dict[tuple[str, str], Any]] = NUMPY_STAND_INS
@@ -154,7 +171,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         raise ForbiddenError("a persistent object")
 
     def load_build(self) -> None:
-        """Give an object its state: stand-ins only, or a file could alter our own functions."""
+        """Set the state of a stand-in. The state of another object could alter our functions."""
         state, instance = self.stack.pop(), self.stack[-1]
         if not isinstance(instance, _Array | _Dtype):
             raise ForbiddenError(f"the state of a {type(instance).__name__}")
@@ -163,7 +180,8 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def load_bytearray8(self) -> None:
-        """Memory for the bytes that are there, and not for as many as the pickle says."""
+        """Read a byte array. It allocates memory for the bytes in the file, and not for the length
+        that the pickle claims."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(length)))
 
@@ -187,13 +205,18 @@ class RestrictedUnpickler(pickle._Unpickler):
 
 
 def resolve(item: Any) -> Any:
-    """Replace the stand-ins in nested containers by their arrays."""
+    """Replace the stand-ins in nested containers by their arrays.
+
+    Raises:
+        ForbiddenError: there is a stand-in without a value, or a function.
+    """
     return _resolve(item, {})
 
 
 def _resolve(item: Any, known: dict[int, Any]) -> Any:
-    """``known`` holds the results by id: a list of twice the same list of twice the same list ...
-    takes a few bytes a level in a pickle, and would take twice the time a level here."""
+    """Resolve each object once; ``known`` has the results by id. A pickle can nest a list that has
+    the same list twice, at a few bytes a level, and without this each level would double the time.
+    """
     if id(item) not in known:
         known[id(item)] = _resolve_anew(item, known)
     return known[id(item)]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.errors import UserError
 
-# Human3.6M stores 32 joints; these 17 move, in the order used everywhere in this project.
+# Human3.6M stores 32 joints. These 17 are used, in the order of the whole project.
 _JOINTS_17 = (
     # name, index among the 32 stored joints, parent among the 17
     ("Hip", 0, -1),
@@ -39,7 +39,8 @@ class Skeleton:
         names: J joint names; a leading R or L is the person's right or left.
         parents: J indices, -1 for the root.
         stored: for each joint its index among the 32 joints of Human3.6M's files.
-        joints_left, joints_right: matching indices, pair by pair, swapped by a flip.
+        joints_left, joints_right: indices of the left and the right joints, in matching order. A
+            flip swaps each pair.
     """
 
     names: tuple[str, ...]
@@ -72,16 +73,19 @@ class Skeleton:
         return order
 
     def flip(self, points: Tensor) -> Tensor:
-        """Mirror points (..., J, 2 or 3): x -> -x, left and right joints swapped. Holds for
-        normalised screen coordinates and for camera space; its own inverse."""
+        """Mirror points (..., J, 2 or 3): negate x and swap left and right joints.
+
+        The points are in normalised screen coordinates or in camera space. Two flips give the
+        points back.
+        """
         mirrored = points[..., self.flip_order(), :]
         return torch.cat([-mirrored[..., :1], mirrored[..., 1:]], dim=-1)
 
     def indices_in(self, num_stored: int) -> list[int]:
-        """Where this skeleton's joints lie in a file that stores 32, 17 or 16 joints.
+        """The index of each joint of this skeleton in a file that stores 32, 17 or 16 joints.
 
         Raises:
-            UserError: the file cannot give these joints.
+            UserError: the file lacks some of the joints.
         """
         if num_stored == 32:
             return list(self.stored)
@@ -89,8 +93,8 @@ class Skeleton:
             if num_stored == skeleton.num_joints and set(self.stored) <= set(skeleton.stored):
                 return [skeleton.stored.index(index) for index in self.stored]
         raise UserError(
-            f"a file with {num_stored} joints cannot give the {self.num_joints} joints asked for: "
-            "32, 17 or 16 joints in Human3.6M's order are read, 16 only for networks of 16"
+            f"a file with {num_stored} joints does not have the {self.num_joints} joints that are "
+            "needed: give 32, 17 or 16 joints in Human3.6M's order, 16 only for networks of 16"
         )
 
 
@@ -107,14 +111,15 @@ def _build(joints: tuple[tuple[str, int, int], ...]) -> Skeleton:
 
 
 def _without_neck() -> Skeleton:
-    """Drop Neck/Nose: its child, the Head, hangs on the Thorax, later indices move up by one."""
+    """The skeleton without Neck/Nose: the parent of the Head is the Thorax, and the indices of
+    later joints are one lower."""
 
-    def moved(parent: int) -> int:
+    def new_index(parent: int) -> int:
         parent = _JOINTS_17[_NECK][2] if parent == _NECK else parent
         return parent - (parent > _NECK)
 
     kept = (joint for i, joint in enumerate(_JOINTS_17) if i != _NECK)
-    return _build(tuple((name, stored, moved(parent)) for name, stored, parent in kept))
+    return _build(tuple((name, stored, new_index(parent)) for name, stored, parent in kept))
 
 
 H36M_17 = _build(_JOINTS_17)

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn without a screen."""
+"""Plots of errors, adjacencies and poses, written to files."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,22 @@ _FORMATS = (".png", ".pdf", ".svg", ".jpg")
 
 
 def check_picture_name(flag: str, path: str | Path) -> None:
-    """
+    """Check the suffix of an output file.
+
     Raises:
-        UserError: the name does not end as that of a picture.
+        UserError: it is not that of a supported image format.
     """
     if Path(path).suffix not in _FORMATS:
-        raise UserError(f"{flag} {path}: a name that ends in {', '.join(_FORMATS)}")
+        raise UserError(f"{flag} {path}: give a name that ends in {', '.join(_FORMATS)}")
 
 
 def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) -> None:
-    """Training loss, and both test errors in mm, by epoch."""
+    """Plot the training loss and both test errors (mm) over the epochs.
+
+    Args:
+        history: the rows of ``log.csv``.
+        best_epoch: marked by a vertical line.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, error_axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
@@ -46,10 +52,10 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
 
 
 def save_comparison(path: Path, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Each row's errors in mm, a dot a run and a bar at the mean.
+    """Plot the errors of each row of a sweep: a dot for each run, a bar at the mean.
 
     Args:
-        rows: by name, the runs' values of each metric; a row without runs stays empty.
+        rows: {row: {metric: values of its runs in mm}}; a row without runs stays empty.
     """
     metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
     figure = Figure(figsize=(10, 1 + 0.3 * len(rows)), layout="constrained")
@@ -68,7 +74,11 @@ def save_comparison(path: Path, rows: Mapping[str, Mapping[str, Sequence[float]]
 
 
 def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleton) -> None:
-    """Adjacencies (J, J) by their titles, on one scale of colours; dots are bones."""
+    """Plot adjacencies (J, J), one panel each, with a common colour scale. Dots mark bones.
+
+    Args:
+        panels: {title: adjacency}.
+    """
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(1 + 2.8 * columns, 3.1 * rows), layout="constrained")
@@ -96,12 +106,12 @@ def save_poses(
     titles: Sequence[str],
     skeleton: Skeleton,
 ) -> None:
-    """2D input, prediction and truth side by side, a row a pose.
+    """Plot 2D input, prediction and target side by side, one row for each pose.
 
     Args:
         inputs_2d: (N, J, 2) normalised screen coordinates.
         predictions, targets: (N, J, 3) metres, camera space, root at zero.
-        titles: N, one a row.
+        titles: N titles of the rows.
     """
 
     def draw(row: int, spaces: list[Axes]) -> None:
@@ -111,18 +121,18 @@ def save_poses(
             _draw_3d(axes, pose, targets[row], skeleton)
             axes.set_title(name, fontsize=9)
 
-    _save(_rows(inputs_2d, titles, skeleton, draw), path)
+    _save(_figure_of_rows(inputs_2d, titles, skeleton, draw), path)
 
 
 def save_predictions(
     path: Path, inputs_2d: Tensor, predictions: Tensor, titles: Sequence[str], skeleton: Skeleton
 ) -> None:
-    """2D input and prediction, from the camera and from the person's side, a row a pose.
+    """Plot the 2D input, and the prediction from the camera and from the side; one row a pose.
 
     Args:
         inputs_2d: (N, J, 2) normalised screen coordinates.
         predictions: (N, J, 3) metres, camera space, root at zero.
-        titles: N, one a row.
+        titles: N titles of the rows.
     """
 
     def draw(row: int, spaces: list[Axes]) -> None:
@@ -130,19 +140,19 @@ def save_predictions(
         for axes, (azimuth, name) in zip(spaces, views, strict=True):
             _draw_3d(axes, predictions[row], predictions[row], skeleton)
             axes.view_init(elev=6, azim=azimuth)
-            axes.set_xticklabels([])  # one of the three axes would stand on its head
+            axes.set_xticklabels([])  # the labels would be upside down in one of the views
             axes.set_title(name, fontsize=9)
 
-    _save(_rows(inputs_2d, titles, skeleton, draw), path)
+    _save(_figure_of_rows(inputs_2d, titles, skeleton, draw), path)
 
 
-def _rows(
+def _figure_of_rows(
     inputs_2d: Tensor,
     titles: Sequence[str],
     skeleton: Skeleton,
     draw: Callable[[int, list[Axes]], None],
 ) -> Figure:
-    """A row a pose: its 2D input, and what ``draw`` puts into the two 3D axes beside it."""
+    """A figure with one row for each pose: its 2D input, and two 3D axes that ``draw`` fills."""
     count = len(titles)
     figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
     for row, title in enumerate(titles):
@@ -155,7 +165,8 @@ def _rows(
     return figure
 
 
-def _bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
+def _coloured_bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
+    """(joint, parent, colour) of each bone."""
     left, right = set(skeleton.joints_left), set(skeleton.joints_right)
     return [
         (joint, parent, _LEFT if joint in left else _RIGHT if joint in right else _MIDDLE)
@@ -164,7 +175,7 @@ def _bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
 
 
 def _draw_2d(axes: Axes, pose: Tensor, skeleton: Skeleton) -> None:
-    for joint, parent, colour in _bones(skeleton):
+    for joint, parent, colour in _coloured_bones(skeleton):
         (x0, y0), (x1, y1) = pose[joint].tolist(), pose[parent].tolist()
         axes.plot([x0, x1], [y0, y1], color=colour, marker=".", markersize=4)
     axes.set_aspect("equal", adjustable="datalim")
@@ -173,8 +184,8 @@ def _draw_2d(axes: Axes, pose: Tensor, skeleton: Skeleton) -> None:
 
 
 def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> None:
-    # Camera space (x right, y down, z away) is shown with depth to the back and up upwards.
-    for joint, parent, colour in _bones(skeleton):
+    # Camera space (x right, y down, z forward) is plotted as x, z, -y, so that up points upwards.
+    for joint, parent, colour in _coloured_bones(skeleton):
         (x0, y0, z0), (x1, y1, z1) = pose[joint].tolist(), pose[parent].tolist()
         axes.plot([x0, x1], [z0, z1], [-y0, -y1], color=colour, marker=".", markersize=3)
     reach = truth.abs().max().item()
@@ -182,7 +193,7 @@ def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> Non
     axes.set_box_aspect((1, 1, 1))
     axes.view_init(elev=12, azim=-65)
     axes.tick_params(labelsize=5, pad=-3)
-    axes.set_yticklabels([])  # seen at so flat an angle, those of depth would overlap
+    axes.set_yticklabels([])  # at this angle the labels of the depth axis would overlap
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Reading what was downloaded, straight from folders, zip and tar archives, without trusting it.
+"""Reads downloaded files directly from folders, zip archives and tar archives.
 
-Nothing is unpacked to disk. An archive is hostile or damaged until shown otherwise: members that
-leave the folder, links, devices, encrypted members and bombs are refused, and whatever goes wrong
-inside a reader becomes one line that names the file.
+Nothing is unpacked to disk. The archives are not trusted: members with a path outside the folder,
+links, devices, encrypted members and decompression bombs are refused. Any error inside a reader
+becomes one line that names the file.
 """
 
 import gzip
@@ -24,16 +24,16 @@ import numpy as np
 from common.errors import UserError
 from common.extras import require
 
-# The largest files that are read hold one sequence, some 6,000 frames of 96 numbers: 5 MB.
+# The largest files that are read hold one sequence: about 6,000 frames of 96 numbers, 5 MB.
 MAX_MEMBER = 64 * 2**20
-# Poses compress to about a third. What unpacks to far more than this is a bomb.
+# Poses compress to about a third of their size. A far larger ratio indicates a bomb.
 MAX_RATIO = 100
 _TAR_HEADER = 512
 
 
 @contextmanager
-def reading(name: object) -> Iterator[None]:
-    """Whatever a reader raises inside becomes a UserError about ``name``."""
+def errors_about(name: object) -> Iterator[None]:
+    """Convert any exception inside the ``with`` block to a UserError that names ``name``."""
     try:
         yield
     except UserError:
@@ -46,31 +46,31 @@ def reading(name: object) -> Iterator[None]:
 def read_members(
     source: Path, pattern: re.Pattern[str]
 ) -> Iterator[tuple[re.Match[str], str, bytes]]:
-    """The wanted files of a folder, or of a zip, tar or tgz archive.
+    """Read the files of a folder or a zip, tar or tgz archive whose paths match a pattern.
 
     Args:
         source: the folder or archive.
-        pattern: searched in "name of the source/path inside"; what does not match is not read.
+        pattern: searched in "name of the source/path inside". Other files are not read.
 
     Yields:
-        The match, "source: path inside" for messages, and the file's content, one at a time, in
-        the order of the archive (a folder: sorted).
+        The match, "source: path inside" for messages, and the content of the file. Files come one
+        at a time, in the order of the archive; those of a folder are sorted.
 
     Raises:
-        UserError: the source is missing, damaged or encrypted; a member leaves the folder, is a
-            link or a device; a wanted file has more than :data:`MAX_MEMBER` bytes, or an archive
-            unpacks to more than :data:`MAX_RATIO` times its size.
+        UserError: the source is missing, damaged or encrypted; a member has a path outside the
+            folder, or is a link or a device; a matching file has more than :data:`MAX_MEMBER`
+            bytes, or an archive unpacks to more than :data:`MAX_RATIO` times its size.
     """
     if not source.exists():
         raise UserError(f"{source} is not there: give a folder or an archive (.zip, .tar, .tgz)")
     root = source.resolve().name
     budget = unpacked_limit(source)
-    with reading(source):
+    with errors_about(source):
         for entry in _entries(source):
             where = f"{source}: {entry.name}"
             _check_name(entry.name, where)
             if not entry.is_plain:
-                raise UserError(f"{where} is a link or a device, and these are not followed")
+                raise UserError(f"{where} is a link or a device: give an archive without them")
             budget -= entry.unpacked
             match = pattern.search(f"{root}/{entry.name}")
             if budget < 0 or (match and entry.size > MAX_MEMBER):
@@ -80,21 +80,21 @@ def read_members(
 
 
 def unpacked_limit(archive: Path) -> int:
-    """The bytes that an archive's members may have in all."""
+    """Limit for the total number of bytes of all members of an archive."""
     return MAX_RATIO * archive.stat().st_size + MAX_MEMBER
 
 
 def check_zip_member(archive: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse a member of a zip archive that could not be read piece by piece.
+    """Refuse a member of a zip archive that cannot be read in pieces of limited size.
 
     Raises:
-        UserError: it is encrypted, compressed otherwise than by deflate, or unpacks to far more
-            than the archive's size.
+        UserError: it is encrypted, compressed by another method than deflate, or far larger than
+            the archive.
     """
     where = f"{archive}: {info.filename}"
     if info.flag_bits & 1:
         raise UserError(f"{where} is encrypted: unpack the archive and give the folder")
-    # Python unpacks the other kinds in one piece, however large it becomes.
+    # Python unpacks data of the other methods in one piece of unlimited size.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{where} is compressed in an unusual way: give an unpacked folder")
     if info.file_size > unpacked_limit(archive):
@@ -102,20 +102,22 @@ def check_zip_member(archive: Path, info: zipfile.ZipInfo) -> None:
 
 
 def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarray:
-    """The values of the dataset ``name`` of a HDF5 file, e.g. MATLAB's v7.3.
+    """Read the dataset ``name`` of an HDF5 file, such as a file of MATLAB v7.3.
 
-    The dataset must lie in the file itself: soft and external links, virtual datasets and external
-    storage are not followed. A cell that MATLAB wrote, one reference to the values, gives these.
+    The dataset must be in the file itself: soft and external links, virtual datasets and external
+    storage are not followed. If the dataset is a MATLAB cell of one element, the element is read.
 
     Args:
-        kinds: the kinds of numbers (``numpy.dtype.kind``) that are expected.
+        content: the content of the file.
+        where: the name of the file, for messages.
+        kinds: the permitted kinds of numbers (``numpy.dtype.kind``).
 
     Raises:
-        UserError: h5py is not installed, the file is damaged, has no such dataset, or it holds
-            something else than these numbers, or more of them than a sequence has.
+        UserError: h5py is not installed; the file is damaged or has no such dataset; the dataset
+            has another type, or more values than a sequence can have.
     """
     h5py = require("h5py")
-    with reading(where), h5py.File(io.BytesIO(content), "r") as file:
+    with errors_about(where), h5py.File(io.BytesIO(content), "r") as file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             found = ", ".join(file) or "nothing"
             raise UserError(f"{where} has no dataset {name!r} of its own (it has: {found})")
@@ -127,13 +129,14 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
         values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
         if dataset.dtype.kind not in kinds or values * dataset.dtype.itemsize > MAX_MEMBER:
             raise UserError(f"{where}: {name} holds no poses but {dataset.dtype} {dataset.shape}")
-        # HDF5 2.0 even crashes where a file in memory has a virtual dataset of another file.
+        # HDF5 2.0 crashes if a file in memory has a virtual dataset in another file.
         if dataset.is_virtual or dataset.external:
-            raise UserError(f"{where}: {name} lies in other files, which are not followed")
+            raise UserError(f"{where}: {name} is stored in other files, which are not read")
         return dataset[()]
 
 
 def _is_cell(dataset: Any) -> bool:
+    """Whether an HDF5 object is a MATLAB cell of one element, stored as a reference."""
     h5py = require("h5py")
     return (
         isinstance(dataset, h5py.Dataset)
@@ -144,7 +147,15 @@ def _is_cell(dataset: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of a folder or archive. ``unpacked``: the bytes of work to step over or read it."""
+    """A file of a folder or archive.
+
+    Attributes:
+        name: path inside the folder or archive.
+        is_plain: it is a regular file, not a link or device.
+        size: bytes of its content.
+        unpacked: bytes that must be unpacked to read it or to skip it.
+        open: opens it for reading.
+    """
 
     name: str
     is_plain: bool
@@ -202,7 +213,8 @@ def _tar_entries(path: Path) -> Iterator[_Entry]:
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """A tar header may announce a name of any length, which tarfile reads in one piece."""
+    """Limits the size of a read. A tar header can announce a name of any length, and tarfile reads
+    it in one piece."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= MAX_MEMBER:

@@ -1,8 +1,9 @@
-"""Other bodies, seen from other sides: training poses changed on the device, in camera space.
+"""Augmentation of training poses in camera space: other bone lengths, other directions.
 
-The gap between training and test subjects is one of bodies and views, of which there are few. A
-pose keeps its joint angles and gets other limbs, and it may turn about the vertical through its
-root; ``data.pose_dataset.AugmentedBatch`` projects it again. All draws are torch's global ones.
+Training and test subjects differ in body proportions and in their orientation to the camera, and a
+data set has few subjects. An augmented pose keeps its joint angles, gets new bone lengths and may
+be turned about the vertical through its root. ``data.pose_dataset.augment_batch`` projects it
+again. All random numbers come from torch's global generator, on the device of the poses.
 """
 
 import math
@@ -16,9 +17,9 @@ from common.camera import rotation_about
 from common.input_view import rotate
 from common.skeleton import Skeleton
 
-# Bones that share a draw, left and right alike, by their outer joints: hip, thigh, shank, spine,
-# thorax, head, shoulder, upper arm, forearm.
-_GROUPS = (
+# Bones that share one random factor, named by their outer joints: hip, thigh, shank, spine, thorax,
+# head, shoulder, upper arm, forearm. Left and right bones share it too.
+_BONE_GROUPS = (
     ("Hip",), ("Knee",), ("Foot",), ("Spine",), ("Thorax",), ("Neck/Nose", "Head"), ("Shoulder",),
     ("Elbow",), ("Wrist",),
 )  # fmt: skip
@@ -26,13 +27,13 @@ _GROUPS = (
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly poses are changed.
+    """Strength of the augmentation.
 
     Attributes:
-        bone_sigma: each group of bones is multiplied by exp(N(0, bone_sigma)).
-        size_sigma: and the whole body by exp(N(0, size_sigma)).
-        turn: probability of a turn about the vertical, by an angle uniform over the circle.
-        tilt: standard deviation in degrees of a turn about a random horizontal axis.
+        bone_sigma: the lengths of each group of bones are multiplied by exp(N(0, bone_sigma)).
+        size_sigma: all bone lengths of a pose are multiplied by exp(N(0, size_sigma)).
+        turn: probability of a rotation about the vertical, by an angle uniform in 360 degrees.
+        tilt: standard deviation, in degrees, of a rotation about a random horizontal axis.
     """
 
     bone_sigma: float = 0.05
@@ -40,26 +41,27 @@ class Augmentation:
     turn: float = 0.5
     tilt: float = 0.0
 
-    def change(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> Tensor:
-        """Poses (B, J, 3), metres, root at zero -> other bodies in other directions, alike.
+    def augment_poses(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> Tensor:
+        """Poses (B, J, 3) with new bone lengths and directions, of the same shape.
 
         Args:
-            up: (B, 3) the upward direction in the poses' space.
+            pose: (B, J, 3) metres, camera space, root at zero.
+            up: (B, 3) unit vectors, the upward direction in camera space.
         """
-        return rotate(self.change_body(pose, skeleton), self._rotations(up))
+        return rotate(self.change_bone_lengths(pose, skeleton), self._random_rotations(up))
 
-    def change_body(self, pose: Tensor, skeleton: Skeleton) -> Tensor:
-        """Poses with other bone lengths, the bones' directions kept."""
-        parents, group, chains = _body(skeleton, pose.device)
-        bone = torch.randn(len(pose), len(_GROUPS), device=pose.device)[:, group]
+    def change_bone_lengths(self, pose: Tensor, skeleton: Skeleton) -> Tensor:
+        """Poses (B, J, 3) with new bone lengths; the directions of the bones stay."""
+        parents, group, chains = _kinematic_tree(skeleton, pose.device)
+        bone = torch.randn(len(pose), len(_BONE_GROUPS), device=pose.device)[:, group]
         size = torch.randn(len(pose), 1, device=pose.device)
         scale = torch.exp(self.bone_sigma * bone + self.size_sigma * size)
         bones = (pose - pose[:, parents]) * scale.unsqueeze(-1)
-        # No matrix product: autocast would round it to three digits.
+        # Not a matrix product, which autocast would compute in bfloat16.
         return (chains.unsqueeze(-1) * bones.unsqueeze(1)).sum(dim=2)
 
-    def _rotations(self, up: Tensor) -> Tensor:
-        """(B, 3) -> (B, 3, 3)."""
+    def _random_rotations(self, up: Tensor) -> Tensor:
+        """Upward directions (B, 3) -> rotations (B, 3, 3) of column vectors."""
         angle = math.pi * (2 * torch.rand(len(up), device=up.device) - 1)
         turned = torch.rand(len(up), device=up.device) < self.turn
         rotation = rotation_about(up, angle * turned)
@@ -72,12 +74,12 @@ class Augmentation:
 
 
 @cache
-def _body(skeleton: Skeleton, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each joint its parent (J,) and its bone's group (J,); and which bones lead from the root
-    to each joint (J, J)."""
+def _kinematic_tree(skeleton: Skeleton, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each joint its parent (J,), the group of the bone that ends there (J,), and the bones on
+    the path from the root (J, J): 1 in row i, column j if bone j lies on the path to joint i."""
     parents = torch.tensor([max(parent, 0) for parent in skeleton.parents], device=device)
     names = [name.lstrip("LR") for name in skeleton.names]
-    group = [next(i for i, joints in enumerate(_GROUPS) if name in joints) for name in names]
+    group = [next(i for i, joints in enumerate(_BONE_GROUPS) if name in joints) for name in names]
     chains = torch.eye(skeleton.num_joints)
     for joint, parent in skeleton.bones():  # a parent comes before its children
         chains[joint] += chains[parent]

@@ -20,9 +20,9 @@ class Camera:
     Attributes:
         id: the camera's name in the files of the data set.
         width, height: resolution in pixels.
-        intrinsics: (9,) float64 in screen units, see ``common.camera``; NaN where not known.
+        intrinsics: (9,) float64 in screen units, see ``common.camera``; NaN if unknown.
         rotation: (3, 3) float64, camera to world.
-        translation: (3,) float64, the camera's place in the world, metres.
+        translation: (3,) float64, position of the camera in the world, metres.
     """
 
     id: str
@@ -33,13 +33,13 @@ class Camera:
     translation: Tensor
 
     @property
-    def is_known(self) -> bool:
-        """Whether there is a calibration to project with; without one there is no world either."""
+    def is_calibrated(self) -> bool:
+        """Whether the intrinsics are known. If not, the 3D joints are in camera space."""
         return bool(self.intrinsics.isfinite().all())
 
     @property
     def up(self) -> Tensor:
-        """(3,) float64, the world's upward direction in camera space."""
+        """(3,) float64 unit vector, the world's upward direction in camera space."""
         return self.rotation[2]
 
 
@@ -50,22 +50,23 @@ def _table() -> dict:
 
 @cache
 def h36m_cameras(subject: str) -> tuple[Camera, ...]:
-    """The four cameras as they stood for a Human3.6M subject (S1 S5 S6 S7 S8 S9 S11)."""
+    """The four calibrated cameras of a Human3.6M subject (S1 S5 S6 S7 S8 S9 S11)."""
     pairs = zip(_table()["intrinsics"], _table()["extrinsics"][subject], strict=True)
-    return tuple(_camera(inner, outer) for inner, outer in pairs)
+    return tuple(_camera(intrinsics, extrinsics) for intrinsics, extrinsics in pairs)
 
 
-def _camera(inner: dict, outer: dict) -> Camera:
-    width, height = inner["res_w"], inner["res_h"]
-    focal = torch.tensor(inner["focal_length"], dtype=torch.float64) * (2 / width)
-    centre = torch.tensor(inner["center"], dtype=torch.float64) * (2 / width)
+def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
+    """A camera in our units, from a record in pixels and a record in millimetres."""
+    width, height = intrinsics["res_w"], intrinsics["res_h"]
+    focal = torch.tensor(intrinsics["focal_length"], dtype=torch.float64) * (2 / width)
+    centre = torch.tensor(intrinsics["center"], dtype=torch.float64) * (2 / width)
     centre -= torch.tensor([1.0, height / width], dtype=torch.float64)
-    distortion = inner["radial_distortion"] + inner["tangential_distortion"]
+    distortion = intrinsics["radial_distortion"] + intrinsics["tangential_distortion"]
     return Camera(
-        id=inner["id"],
+        id=intrinsics["id"],
         width=width,
         height=height,
         intrinsics=torch.cat([focal, centre, torch.tensor(distortion, dtype=torch.float64)]),
-        rotation=quaternion_to_matrix(torch.tensor(outer["orientation"], dtype=torch.float64)),
-        translation=torch.tensor(outer["translation"], dtype=torch.float64) / 1000,
+        rotation=quaternion_to_matrix(torch.tensor(extrinsics["orientation"], dtype=torch.float64)),
+        translation=torch.tensor(extrinsics["translation"], dtype=torch.float64) / 1000,
     )

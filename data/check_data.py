@@ -1,11 +1,11 @@
-"""Whether the joints of a subject can be right: mistakes that would otherwise train and test
-without a word, and give a wrong figure.
+"""Plausibility checks of a subject's joints: they find mistakes in the data that would otherwise
+give wrong results without any error.
 
-Both checks take a sample of the subject's frames and judge medians or shares over all of it, so
-that no single action, however odd, and no single error of a detector is held against the data.
-They give a text that names the mistake and its remedy, or None. The limits are wide: they are to
-admit every body and every detector of use, and there are mistakes that they do not see. A
-mistake that 2D and 3D share, such as sides swapped in both, cannot be seen at all.
+Both checks take a sample of the subject's frames. They test medians or shares over the whole
+sample, so a single unusual action or a single detector error has no effect. They return a text that
+names the mistake and the remedy, or None. The limits are wide enough for every body and every
+useful detector, so some mistakes are not found. A mistake that 2D and 3D share, such as left and
+right swapped in both, cannot be found.
 """
 
 import math
@@ -20,9 +20,9 @@ from common.skeleton import Skeleton
 from data.cameras import Camera
 from data.joint_order import SH_TO_OURS
 
-# Lengths of a grown-up's bones in metres by their ends, and between which multiples of it a bone
-# may lie once the body's size is taken out. Limbs are much alike in all people; where the joints
-# of the trunk and head sit is each data set's own choice.
+# For each bone, named by its end joints: the length in a typical adult in metres, and the range of
+# permitted ratios to it after division by the body size. The proportions of limbs vary little
+# between people. The joints of trunk and head are defined differently in each data set.
 _LIMB, _GIRDLE, _TRUNK = (0.45, 1.8), (0.3, 2.2), (0.2, 3.0)
 _BONES = {
     "Hip-Hip": (0.13, _GIRDLE),
@@ -37,37 +37,43 @@ _BONES = {
     "Shoulder-Elbow": (0.28, _LIMB),
     "Elbow-Wrist": (0.26, _LIMB),
 }
-_SIZES = (0.35, 1.6)  # of a grown-up: from below 0.8 m to beyond 2.3 m of height
-_UNITS = {"millimetres": 1000, "centimetres": 100, "inches": 39.37}  # in a metre
-_SIDES = 1.5  # left and right bones; hdm05's differ by up to 1.15
+_SIZES = (0.35, 1.6)  # permitted body sizes relative to an adult: below 0.8 m to above 2.3 m tall
+_UNITS = {"millimetres": 1000, "centimetres": 100, "inches": 39.37}  # units in a metre
+_SIDES = 1.5  # largest permitted ratio of left and right bone lengths; hdm05 has up to 1.15
 _REORDER = "store the joints in Human3.6M's order, see DATASETS.md"
-_AT_ORIGIN = 1e-4  # metres: what rounding leaves of a root that was subtracted
+_AT_ORIGIN = 1e-4  # metres: above the rounding error of a subtracted root
 
-# A body stands along an axis where the direction from feet to head is within 37 degrees of it.
+# A body stands along an axis if the direction from feet to head is within 37 degrees of the axis.
+# The value is the cosine.
 _STANDING = 0.8
-_MOSTLY, _HARDLY = 0.5, 0.1  # shares of frames; who lies down or sits stood before
+_MOST, _FEW = 0.5, 0.1  # shares of frames; in other frames people sit or lie
 _TURNED = {
     "x": "(-z, y, x)", "-x": "(z, y, -x)", "y": "(x, -z, y)", "-y": "(x, z, -y)",
     "-z": "(x, -y, -z)",
 }  # fmt: skip
-# How high the hips are, metres, in the frames of a subject where they are highest (a tenth): from
-# a child that only crawls to a giant on a step.
+# Permitted heights of the hips in metres, as the 90% quantile over a subject's frames: from a
+# crawling child to a very tall person on a step.
 _HIPS = (0.2, 1.8)
 
-# 2D against projected 3D: medians of a subject and camera, in widths of the image. On hdm05 the
-# made detector of data.noise has 0.003, swapped sides 0.015 to 0.054, the raw hourglass order 0.077
-# to 0.111, random orders 0.058 to 0.177, other cameras' views 0.066 to 0.220, normalised ones 0.57.
-_FAR = 0.05
-_BETTER = 2.0  # an explanation is so many times nearer
-_ROUNDING = 0.002  # 2 pixels of 1000: below this nothing needs an explanation
+# Median distance between 2D and projected 3D joints of a subject and camera, in image widths. On
+# hdm05 it is 0.003 for the synthetic detector of data.noise, 0.015 to 0.054 for swapped sides,
+# 0.077 to 0.111 for the raw hourglass order, 0.058 to 0.177 for random orders, 0.066 to 0.220 for
+# views of other cameras, and 0.57 for normalised coordinates.
+_FAR = 0.05  # above this the 2D joints are wrong
+_BETTER = 2.0  # correcting a mistake must reduce the distance by this factor to explain it
+_ROUNDING = 0.002  # 2 pixels of 1000: smaller distances need no explanation
 
 
 def find_wrong_motion(points: Tensor, skeleton: Skeleton, in_world: bool) -> str | None:
-    """What is wrong with a subject's 3D joints, and what to do.
+    """Check a subject's 3D joints.
 
     Args:
-        points: (F, J, 3) metres, a sample of the frames of all its sequences.
-        in_world: they are in a world with z up and the floor at z = 0, not in a camera's space.
+        points: (F, J, 3) metres, a sample of frames from all sequences of the subject.
+        in_world: the joints are in world space with z up and the floor at z = 0, not in camera
+            space.
+
+    Returns:
+        The mistake and its remedy; None if no mistake is found.
     """
     if points[:, 0].abs().max() < _AT_ORIGIN:
         return (
@@ -80,6 +86,7 @@ def find_wrong_motion(points: Tensor, skeleton: Skeleton, in_world: bool) -> str
 
 
 def _find_wrong_bones(points: Tensor, skeleton: Skeleton) -> str | None:
+    """Compare the median bone lengths with those of a typical adult, and left with right."""
     joints, parents = map(list, zip(*skeleton.bones(), strict=True))
     lengths = (points[:, joints] - points[:, parents]).norm(dim=-1).median(dim=0).values
     known = [_BONES["-".join(_parts(skeleton, bone))] for bone in zip(parents, joints, strict=True)]
@@ -105,22 +112,23 @@ def _find_wrong_bones(points: Tensor, skeleton: Skeleton) -> str | None:
 
 
 def _parts(skeleton: Skeleton, joints: Sequence[int]) -> list[str]:
-    """Names of joints without their sides."""
+    """Names of joints without L or R."""
     return [skeleton.names[joint].removeprefix("L").removeprefix("R") for joint in joints]
 
 
 def _find_wrong_unit(size: float) -> str | None:
-    """``size`` of the body, in grown-ups."""
+    """Check the body size, which is relative to a typical adult."""
     least, most = _SIZES
     if least <= size <= most:
         return None
     unit = min(_UNITS, key=lambda unit: abs(math.log(max(size, 1e-9) / _UNITS[unit])))
     if least <= size / _UNITS[unit] <= most:
         return f"the joints are in {unit}: divide them by {_UNITS[unit]}, metres are expected"
-    return f"the body is {size:.2g} times as large as a grown-up: metres are expected"
+    return f"the body is {size:.2g} times as large as an adult: metres are expected"
 
 
 def _find_wrong_world(points: Tensor, skeleton: Skeleton) -> str | None:
+    """Check that bodies stand along z, and the height of their hips above the floor."""
     head, *feet = (skeleton.names.index(name) for name in ("Head", "LFoot", "RFoot"))
     upward = points[:, head] - points[:, feet].mean(dim=1)
     upward = upward / upward.norm(dim=-1, keepdim=True)
@@ -130,16 +138,16 @@ def _find_wrong_world(points: Tensor, skeleton: Skeleton) -> str | None:
         for sign in ("", "-")
     }
     axis = max(standing, key=standing.__getitem__)
-    if standing[axis] > _MOSTLY and standing["z"] < _HARDLY:
+    if standing[axis] > _MOST and standing["z"] < _FEW:
         return (
-            f"the bodies stand along {axis}, and z is up in this world: store {_TURNED[axis]} for "
+            f"the bodies stand along {axis}, but z must be up: store {_TURNED[axis]} for "
             "(x, y, z), or world coordinates if these are a camera's"
         )
     hips = points[:, 0, 2].quantile(0.9).item()
     if not _HIPS[0] <= hips <= _HIPS[1]:
         return (
-            f"the hips are {hips:.2f} m high where they are highest: store the joints' places in "
-            "the room, with the floor at z = 0"
+            f"the hips are at most {hips:.2f} m above z = 0: store the joints' places in the room, "
+            "with the floor at z = 0"
         )
     return None
 
@@ -151,14 +159,17 @@ def find_wrong_views(
     skeleton: Skeleton,
     reordered: bool = False,
 ) -> str | None:
-    """What is wrong with a subject's 2D joints beside its 3D joints, and what to do.
+    """Compare a subject's 2D joints with the projection of its 3D joints.
 
     Args:
-        pixels: (F, C, J, 2), a sample of the frames of all its sequences as C cameras see them.
-        points: (F, J, 3) world metres, of the same frames.
-        cameras: C of them, calibrated.
-        reordered: the 2D joints were taken out of the raw hourglass order, as the file's metadata
-            have it.
+        pixels: (F, C, J, 2), a sample of frames from all sequences of the subject in C cameras.
+        points: (F, J, 3) world metres, the same frames.
+        cameras: the C calibrated cameras.
+        reordered: the 2D joints were converted from the raw hourglass order, since the metadata of
+            the file say that they are in it.
+
+    Returns:
+        The mistake and its remedy; None if no mistake is found.
     """
     projected = _project(points, cameras)
     found = _distances(_on_screen(pixels, cameras), projected)
@@ -172,24 +183,25 @@ def find_wrong_views(
     which_joints = "the 2D joints" + ("" if wrong.all() else f" of camera {cameras[worst].id}")
     if not is_explained[worst]:
         return (
-            f"{which_joints} are {found[worst]:.3f} of the width from the projected 3D, and "
-            f"detectors come within {_FAR}: prepare both from one source, with the joints in "
+            f"{which_joints} are {found[worst]:.3f} of the width from the projected 3D, more than "
+            f"the {_FAR} of a detector: prepare both from one source, with the joints in "
             "Human3.6M's order and x and y in pixels from the top left corner"
         )
     best = explanations[which[worst]]
     return (
-        f"{which_joints} {best.mistake} ({nearest[worst]:.3f} of the width from the "
-        f"projected 3D if so, {found[worst]:.3f} as they are): {best.remedy}"
+        f"{which_joints} {best.mistake} (distance from the projected 3D: {found[worst]:.3f} of the "
+        f"width, {nearest[worst]:.3f} if this is corrected): {best.remedy}"
     )
 
 
 @dataclass(frozen=True)
 class _Explanation:
-    """A mistake that would explain the 2D joints.
+    """A mistake that may explain the distance between 2D joints and projected 3D joints.
 
     Attributes:
-        mistake, remedy: text, the mistake after "the 2D joints".
-        distances: (C,) median distance from the projected joints, in widths, if that is so.
+        mistake: continues the sentence "the 2D joints ...".
+        remedy: what the user can do.
+        distances: (C,) median distances after the mistake is corrected, in image widths.
     """
 
     mistake: str
@@ -204,6 +216,7 @@ def _explanations(
     skeleton: Skeleton,
     reordered: bool,
 ) -> list[_Explanation]:
+    """All mistakes that are looked for; arguments as in :func:`find_wrong_views`."""
     seen = _on_screen(pixels, cameras)
     sizes = pixels.new_tensor([[camera.width, camera.height] for camera in cameras]).unsqueeze(1)
     swapped = _distances(seen[..., skeleton.flip_order(), :], projected)
@@ -230,11 +243,12 @@ def _explanations(
     if skeleton.num_joints == len(SH_TO_OURS):
         order = torch.tensor(SH_TO_OURS)
         other = _distances(seen[..., order.argsort() if reordered else order, :], projected)
-        found.append(_of_hourglass(other, reordered))
+        found.append(_hourglass_explanation(other, reordered))
     return found
 
 
-def _of_hourglass(distances: Tensor, reordered: bool) -> _Explanation:
+def _hourglass_explanation(distances: Tensor, reordered: bool) -> _Explanation:
+    """The joint order is confused with the Stacked Hourglass's."""
     symmetry = "keypoints_symmetry in the file's metadata"
     if reordered:
         return _Explanation(
@@ -268,13 +282,13 @@ def _on_screen(pixels: Tensor, cameras: Sequence[Camera]) -> Tensor:
 
 
 def _distances(seen: Tensor, projected: Tensor) -> Tensor:
-    """Medians (C,) over frames and joints of the distance of screen points (F, C, J, 2), in widths
-    of the image, which are 2 on the screen."""
+    """Median distances (C,) of screen points (F, C, J, 2) over frames and joints, in image widths;
+    the image width is 2 in screen coordinates."""
     distances = (seen - projected).norm(dim=-1) / 2
     return distances.transpose(0, 1).flatten(1).median(dim=1).values
 
 
 def _distances_of_others(seen: Tensor, projected: Tensor) -> Tensor:
-    """The same from what the nearest of the other cameras would see."""
+    """Median distances (C,) from the projection into the nearest of the other cameras."""
     turns = range(1, seen.shape[1])
     return torch.stack([_distances(seen, projected.roll(turn, 1)) for turn in turns]).amin(dim=0)

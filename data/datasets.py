@@ -1,6 +1,6 @@
-"""The data sets: each a small description that the same code reads.
+"""Descriptions of the data sets. The code that loads and tests them is the same for all.
 
-To add one, describe it here and put ``data_3d_<name>.npz`` into ``dataset/``.
+To add a data set, describe it here and put ``data_3d_<name>.npz`` into ``dataset/``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,21 +13,25 @@ from data.cameras import Camera, h36m_cameras
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the program must know of a data set beside its npz files.
+    """The protocol of a data set, and all else that its npz files do not say.
 
     Attributes:
-        name: of ``--dataset`` and of the files, ``data_3d_<name>.npz``, ``data_2d_<name>_*.npz``.
+        name: value of ``--dataset``, and part of the file names ``data_3d_<name>.npz`` and
+            ``data_2d_<name>_*.npz``.
         subjects_train, subjects_test: the protocol's split.
-        actions: in the order of the table. A sequence is named "action" or "action k".
-        cameras: the cameras of a subject's recordings.
-        trials: sequences of each action that every subject has; fewer are reported as missing.
-        excluded: (subject, sequence) pairs that the protocol leaves out, or never had.
-        advice: how to get the files, for the message when they are not there.
-        metrics: of its table, names in ``common.metrics.METRICS``.
-        mean_over: the figure in all is the mean over "actions" or over "frames".
-        poses: how many the whole split has, over all cameras, to check files against.
-        h36m_protocol: it is tested as Human3.6M is, so that errors in the published code's own form
-            (``common.metrics.published_form``) mean something and are given too.
+        actions: names, in the order of the result table. A sequence is named "action" or
+            "action k".
+        cameras: function from a subject's name to the cameras that recorded the subject.
+        trials: number of sequences that every subject has of each action. If there are fewer, they
+            are reported as missing.
+        excluded: (subject, sequence) pairs that are not used: the protocol excludes them, or the
+            subject has no such sequence.
+        advice: how to get the files, for the message that they are missing.
+        metrics: metrics of the result table, names in ``common.metrics.METRICS``.
+        mean_over: the overall error is the mean over "actions" or over "frames".
+        pose_counts: poses of the complete "train" and "test" splits, over all cameras.
+        h36m_protocol: the test protocol is Human3.6M's. The errors in the form of the published
+            code (``common.metrics.published_form``) are then comparable, and are reported too.
     """
 
     name: str
@@ -40,25 +44,32 @@ class DatasetInfo:
     advice: str
     metrics: tuple[str, ...] = ("mpjpe_mm", "p_mpjpe_mm")
     mean_over: str = "actions"
-    poses: Mapping[str, int] = field(default_factory=dict)
+    pose_counts: Mapping[str, int] = field(default_factory=dict)
     h36m_protocol: bool = False
 
-    def against_protocol(self, split: str, found: int) -> str:
-        """Say whether so many poses are what the protocol's "train" or "test" split has."""
-        expected = self.poses.get(split, found)
+    def compare_with_protocol(self, split: str, found: int) -> str:
+        """Compare a number of poses with the protocol's "train" or "test" split, as text."""
+        expected = self.pose_counts.get(split, found)
         return "as expected" if found == expected else f"NOT the expected {expected:,}"
 
     def file_3d(self) -> str:
+        """Name of the file of 3D joints."""
         return f"data_3d_{self.name}.npz"
 
     def file_2d(self, keypoints: str) -> str:
+        """Name of the file of 2D joints from the given source, "gt" or a detector."""
         return f"data_2d_{self.name}_{keypoints}.npz"
 
     def missing_sequences(
         self, subject: str, names: Iterable[str], actions: Sequence[str] | None = None
     ) -> list[str]:
-        """Which of a subject's sequences the protocol has and ``names`` has not, by action:
-        "S9/Greeting: 1 of 2". The names of the two trials differ from subject to subject."""
+        """Sequences of the protocol that are missing, as a line for each incomplete action:
+        "S9/Greeting: 1 of 2". They are counted, since trial names differ between subjects.
+
+        Args:
+            names: the sequences that the subject has.
+            actions: the actions to look at; None looks at all.
+        """
         present = [action_of(name) for name in names if (subject, name) not in self.excluded]
         left_out = [action_of(name) for who, name in self.excluded if who == subject]
         missing = []
@@ -70,7 +81,7 @@ class DatasetInfo:
 
 
 def action_of(sequence: str) -> str:
-    """ "Sitting 1" -> "Sitting": the text before the space, so that SittingDown is another."""
+    """The action of a sequence: the text before the first space, "Sitting 1" -> "Sitting"."""
     return sequence.split(" ")[0]
 
 
@@ -92,12 +103,12 @@ H36M = DatasetInfo(
         "with 'python data/download.py labels cpn'; 'python data/download.py --check' says what "
         "each experiment needs, DATASETS.md explains. To try the program now: --dataset hdm05"
     ),
-    poses={"train": 1_559_752, "test": 543_344},
+    pose_counts={"train": 1_559_752, "test": 543_344},
     h36m_protocol=True,
 )  # fmt: skip
 
-# Real motion capture that may be shared, seen by virtual cameras: Human3.6M's intrinsics, placed
-# as they stood for S9.
+# Motion capture with a licence that permits sharing. The cameras are virtual: intrinsics and
+# positions are those of Human3.6M's cameras for S9.
 HDM05 = DatasetInfo(
     name="hdm05",
     subjects_train=("bd", "bk", "dg"),
@@ -113,11 +124,12 @@ HDM05 = DatasetInfo(
         "hdm05 has 3D joints only, for --keypoints gt and --keypoints noisy; if its 3D file is "
         "gone from dataset/, 'git checkout dataset' restores it"
     ),
-    poses={"train": 45_368, "test": 26_436},
+    pose_counts={"train": 45_368, "test": 26_436},
     h36m_protocol=True,
 )  # fmt: skip
 
-# The test set of MPI-INF-3DHP: each subject was recorded in one scene, which is the "action" here.
+# The test set of MPI-INF-3DHP. Each subject was recorded in one scene; it takes the place of the
+# action in the result table.
 SCENES_3DHP = {
     "TS1": "StudioGreenScreen", "TS2": "StudioGreenScreen",
     "TS3": "StudioNoGreenScreen", "TS4": "StudioNoGreenScreen",
@@ -127,10 +139,10 @@ _SCENES = tuple(dict.fromkeys(SCENES_3DHP.values()))
 
 
 def _camera_3dhp(subject: str) -> tuple[Camera, ...]:
-    """The one camera of a test subject; its 3D joints are stored in the camera's own space.
+    """The single camera of a test subject. The 3D joints are stored in its camera space.
 
-    The annotations come without focal length and centre: these are NaN, so that what would need
-    them fails or shows it instead of giving a plausible figure.
+    The annotations have no focal length and no principal point, so the intrinsics are NaN. A
+    computation that needs them fails or gives NaN, and not a wrong but plausible figure.
     """
     outdoor = SCENES_3DHP[subject] == "Outdoor"
     width, height = (1920, 1080) if outdoor else (2048, 2048)
@@ -165,7 +177,7 @@ MPI_INF_3DHP = DatasetInfo(
     ),
     metrics=("mpjpe_mm", "p_mpjpe_mm", "pck_percent", "auc_percent"),
     mean_over="frames",
-    poses={"test": 2_929},
+    pose_counts={"test": 2_929},
 )
 
 DATASETS = {info.name: info for info in (H36M, HDM05, MPI_INF_3DHP)}

@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Fetch what others publish of Human3.6M, and say what ``dataset/`` holds and still needs.
+"""Download files that others publish of Human3.6M, and check the files in ``dataset/``.
 
-    python data/download.py cpn labels    fetch by name; an interrupted transfer goes on later
-    python data/download.py --list        the names, and where the files come from
-    python data/download.py --check       what is there, what is whole, what experiments need
+    python data/download.py cpn labels    download by name; resumes an interrupted transfer
+    python data/download.py --list        list the names and the sources of the files
+    python data/download.py --check       list files that are there or damaged, and commands for
+                                          files that experiments still need
 
-A file gets its name only once it is known to be whole; until then it is ``<name>.partial``. What
-was fetched is recorded in ``dataset/SHA256SUMS`` (``sha256sum -c SHA256SUMS`` reads it too).
-Human3.6M itself asks for registration and a licence: vision.imar.ro/human3.6m.
+A file is called ``<name>.partial`` until it has been verified. The checksums of verified files are
+recorded in ``dataset/SHA256SUMS``, in the format of ``sha256sum -c SHA256SUMS``. Human3.6M itself
+requires registration and a licence: vision.imar.ro/human3.6m.
 """
 
 import argparse
@@ -37,8 +38,8 @@ from data.npz_io import load_object_array
 _DATASET = Path(__file__).resolve().parents[1] / "dataset"
 _SUMS = "SHA256SUMS"
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
-# All 2D joints of Human3.6M take 290 MB, all 3D joints 200 MB; far above, a file is not one of
-# them, and opening it could fill the memory.
+# The 2D joints of Human3.6M take 290 MB, the 3D joints 200 MB. A far larger file is another one,
+# and opening it could exhaust the memory.
 _MAX_NPZ_BYTES = 2 << 30
 _BLOCK = 1 << 20
 
@@ -48,10 +49,11 @@ class DataFile:
     """A file of ``dataset/``.
 
     Attributes:
-        name: in that folder.
-        key: the npz array that holds {subject: ...}; None for a zip archive with a folder each.
-        subjects: those that a whole file has.
-        command: what makes the file.
+        name: file name.
+        key: key of the npz array that holds {subject: ...}; None for a zip archive, which has a
+            folder for each subject.
+        subjects: the subjects that a complete file has.
+        command: the command that downloads or makes the file.
         made_from: another file of ``dataset/`` that the command reads.
     """
 
@@ -72,7 +74,7 @@ class Source:
 
     @property
     def page(self) -> str:
-        """What to open in a browser."""
+        """Address to open in a browser."""
         return self.url or f"https://drive.google.com/file/d/{self.drive_id}/view"
 
 
@@ -138,14 +140,14 @@ SOURCES = {
 
 
 def fetch_url(url: str, partial: Path) -> None:
-    """Bring ``partial`` to the whole content of ``url``, going on after what is already there.
+    """Download ``url`` to ``partial``. If ``partial`` exists, resume after its last byte.
 
     Raises:
-        UserError: the server cannot be reached, refuses, or stops early (what came is kept);
-            ``partial`` cannot be written.
+        UserError: the server cannot be reached, refuses, or stops early (the received bytes are
+            kept); ``partial`` cannot be written.
     """
     start = partial.stat().st_size if partial.is_file() else 0
-    # Compressed on the way, bytes could not be counted from the start of the file.
+    # With transfer compression, byte positions would not be those of the file.
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -155,31 +157,37 @@ def fetch_url(url: str, partial: Path) -> None:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise UserError(f"{url} answers {error.code} {error.reason}") from error
         if error.headers["Content-Range"] != f"bytes */{start}":
-            partial.unlink()  # of another, longer file
+            partial.unlink()  # it is a part of another, longer file
             fetch_url(url, partial)
         return
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{url} cannot be reached ({error}): check the network") from error
     with response:
-        _receive(response, partial, *_place(response, start))
+        _receive(response, partial, *_first_byte_and_size(response, start))
 
 
-def _place(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where in the file a response begins, and the size of the file if the server tells."""
+def _first_byte_and_size(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
+    """Position in the file of the first byte of a response, and the size of the file; None if the
+    server does not give it.
+
+    Raises:
+        UserError: the response is a web page, or begins at another byte than ``asked``.
+    """
     if response.headers.get_content_type() == "text/html":
         raise UserError(f"{response.url} is a web page, not the file")
-    if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the whole file, asked for or not
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends the whole file
         return 0, response.length
     sent = response.headers["Content-Range"] or ""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", sent)
     if not match or int(match[1]) != asked:
-        raise UserError(f"{response.url} was asked to go on from byte {asked}, sent {sent!r}")
+        raise UserError(f"{response.url} was asked to resume at byte {asked}, but sent {sent!r}")
     return asked, int(match[2])
 
 
 def _receive(
     response: http.client.HTTPResponse, partial: Path, start: int, total: int | None
 ) -> None:
+    """Write a response to ``partial``, from byte ``start`` on; the file has ``total`` bytes."""
     blocks = follow(_blocks(response), partial.stem, total, "B", done=start, size=len)
     try:
         with partial.open("ab" if start else "wb") as file:
@@ -187,12 +195,13 @@ def _receive(
                 file.write(block)
     except OSError as error:
         raise UserError(
-            f"cannot write {partial} ({error.strerror or error}): free some space, run this again"
+            f"cannot write {partial} ({error.strerror or error}): free some space, then run this "
+            "again"
         ) from error
     size = partial.stat().st_size
     if total is not None and size != total:
         raise UserError(
-            f"the transfer stopped at {size:,} of {total:,} bytes: run this again to go on"
+            f"the transfer stopped at {size:,} of {total:,} bytes: run this again to resume it"
         )
 
 
@@ -201,14 +210,16 @@ def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         while block := response.read1(_BLOCK):
             yield block
     except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"the transfer broke off ({error!r}): run this again to go on") from error
+        raise UserError(
+            f"the transfer broke off ({error!r}): run this again to resume it"
+        ) from error
 
 
 def fetch_drive(drive_id: str, partial: Path) -> None:
-    """Bring ``partial`` to the whole content of a Google Drive file; an earlier part is used.
+    """Download a file of Google Drive to ``partial``. If ``partial`` exists, resume it.
 
     Raises:
-        UserError: Google Drive cannot be reached, or does not give the file.
+        UserError: Google Drive cannot be reached, or does not send the file.
     """
     gdown = require("gdown")
     try:
@@ -220,19 +231,19 @@ def fetch_drive(drive_id: str, partial: Path) -> None:
             resume=True,
         )
     except Exception as error:  # gdown's own, those of its network library, and of page parsing
-        raise UserError(f"Google Drive does not give the file ({str(error)[:200]})") from error
-    if not partial.is_file():  # older versions only print why
-        raise UserError("Google Drive does not give the file")
+        raise UserError(f"Google Drive does not send the file ({str(error)[:200]})") from error
+    if not partial.is_file():  # older versions of gdown print the reason and raise nothing
+        raise UserError("Google Drive does not send the file")
 
 
-# ---- what is whole ----
+# ---- verification ----
 
 
 def verify(path: Path, file: DataFile) -> None:
-    """Read a file through: its own checksums, and whether it has the subjects.
+    """Read a whole file, and check the checksums of its members and its subjects.
 
     Raises:
-        UserError: it is missing, damaged, a web page, or another file.
+        UserError: the file is missing, damaged, a web page, or another file.
     """
     with _opened(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
@@ -250,14 +261,14 @@ def verify(path: Path, file: DataFile) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive (an npz file is one); what goes wrong with it is a UserError."""
+    """Open a zip archive, such as an npz file. Any error becomes a UserError that names it."""
     try:
         with path.open("rb") as file:
             head = file.read(1024).lower()
         if b"<html" in head or b"<!doctype" in head:
             raise UserError(
                 f"{path} is a web page, not the file: Google Drive sends one when a file was "
-                "fetched too often, so try again tomorrow"
+                "downloaded too often, so try again tomorrow"
             )
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -277,10 +288,10 @@ def sha256(path: Path) -> str:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """``SHA256SUMS`` as {file name: hexadecimal}; empty where there is none.
+    """Read ``SHA256SUMS``: {file name: hexadecimal checksum}. Empty if the file does not exist.
 
     Raises:
-        UserError: a line is not in the form that sha256sum writes.
+        UserError: a line is not in the format of sha256sum.
     """
     path = folder / _SUMS
     sums = {}
@@ -292,50 +303,59 @@ def read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def _record(folder: Path, name: str, digest: str) -> None:
+def _record_checksum(folder: Path, name: str, digest: str) -> None:
+    """Add or replace the checksum of a file in ``SHA256SUMS``."""
     sums = {**read_sums(folder), name: digest}
     with atomic_write(folder / _SUMS) as partial:
         lines = [f"{value}  {file}\n" for file, value in sorted(sums.items())]
         partial.write_text("".join(lines), encoding="utf-8")
 
 
-def _accept(path: Path, folder: Path, file: DataFile) -> str:
-    """Verify a file, compare it with the checksum recorded under its name, and return its own."""
+def _verified_checksum(path: Path, folder: Path, file: DataFile) -> str:
+    """Verify a file, and compare its checksum with the recorded one. Returns the checksum.
+
+    Args:
+        path: the file, which may still have a temporary name.
+        folder: the folder of ``SHA256SUMS``.
+
+    Raises:
+        UserError: see :func:`verify`; also if the checksum is not the recorded one.
+    """
     verify(path, file)
     digest = sha256(path)
     recorded = read_sums(folder).get(file.name, digest)
     if digest != recorded:
         raise UserError(
-            f"{path} is whole, but not what {folder / _SUMS} records as {file.name}: delete its "
-            "line there if the new one is right"
+            f"{path} is whole, but its checksum is not the one that {folder / _SUMS} records for "
+            f"{file.name}: delete that line if the new file is right"
         )
     return digest
 
 
-# ---- by name ----
+# ---- download by name ----
 
 
 def fetch(name: str, folder: Path) -> list[Path]:
-    """Fetch what ``name`` of :data:`SOURCES` stands for, unless it is there already.
+    """Download the file of a name in :data:`SOURCES`, unless it is there already.
 
     Returns:
-        The files that are now in ``folder`` and whole.
+        The paths of the verified files in ``folder``.
 
     Raises:
-        UserError: it is not to be had, or is not what it should be; the message says how to get
-            it by hand. Nothing but ``<name>.partial`` is left, and that only to go on from.
+        UserError: the download or the verification fails; the message says how to get the file by
+            hand. Only ``<name>.partial`` may be left, and only if the download can be resumed.
     """
     source = SOURCES[name]
     path = folder / source.file
     try:
         if path.exists():
-            return [_keep(path, folder)]
+            return [_accept_existing(path, folder)]
         partial = path.with_name(f"{path.name}.partial")
         if source.url:
             fetch_url(source.url, partial)
         else:
             fetch_drive(source.drive_id, partial)
-        return _settle(partial, folder, FILES[source.file])
+        return _install(partial, folder, FILES[source.file])
     except UserError as error:
         raise UserError(
             f"{name}: {str(error).rstrip('.')}. "
@@ -343,34 +363,45 @@ def fetch(name: str, folder: Path) -> list[Path]:
         ) from error
 
 
-def _keep(path: Path, folder: Path) -> Path:
-    """A file that is there already, perhaps put there by hand: as good as fetched if whole."""
+def _accept_existing(path: Path, folder: Path) -> Path:
+    """Verify a file that is there already, perhaps put there by hand, and record its checksum."""
     try:
-        _record(folder, path.name, _accept(path, folder, FILES[path.name]))
+        _record_checksum(folder, path.name, _verified_checksum(path, folder, FILES[path.name]))
     except UserError as error:
-        raise UserError(f"{error}; to fetch it anew, delete {path} first") from error
+        raise UserError(f"{error}; to download it again, delete {path} first") from error
     return path
 
 
-def _settle(partial: Path, folder: Path, file: DataFile) -> list[Path]:
-    """Give a fetched file its name if it is whole and right, else remove it."""
+def _install(partial: Path, folder: Path, file: DataFile) -> list[Path]:
+    """Verify a downloaded file. Rename it to its final name, or remove it if it is wrong.
+
+    Returns:
+        The paths of the installed files: several if the download is an archive of npz files.
+
+    Raises:
+        UserError: the file is wrong.
+    """
     try:
-        if members := _members(partial, file):
+        if members := _npz_members(partial, file):
             paths = [_unpack(partial, member, folder) for member in members]
             partial.unlink()
             return paths
-        digest = _accept(partial, folder, file)
+        digest = _verified_checksum(partial, folder, file)
     except UserError as error:
-        partial.unlink()  # going on from it would never make it right
-        raise UserError(f"what came is not the file and was removed: {error}") from error
+        partial.unlink()  # resuming would not repair it
+        raise UserError(f"the download is not the file and was removed: {error}") from error
     path = folder / file.name
     partial.replace(path)
-    _record(folder, path.name, digest)
+    _record_checksum(folder, path.name, digest)
     return [path]
 
 
-def _members(partial: Path, file: DataFile) -> list[str]:
-    """The npz files to take out, where a zip archive of them came instead of the npz file."""
+def _npz_members(partial: Path, file: DataFile) -> list[str]:
+    """The npz files to extract, if the download is a zip archive of them; else an empty list.
+
+    Raises:
+        UserError: the archive has two files of the same name.
+    """
     if file is not _LABELS:
         return []
     with _opened(partial) as archive:
@@ -383,17 +414,21 @@ def _members(partial: Path, file: DataFile) -> list[str]:
 
 
 def _unpack(bundle: Path, member: str, folder: Path) -> Path:
-    """Take one npz file out of a zip archive, under its base name; an existing one is kept."""
+    """Extract one npz file from a zip archive to ``folder``; an existing file is kept.
+
+    Returns:
+        The path of the verified file.
+    """
     path = folder / PurePosixPath(member).name
     if path.exists():
-        return _keep(path, folder)
+        return _accept_existing(path, folder)
     with _opened(bundle) as archive, atomic_write(path) as partial:
         if archive.getinfo(member).file_size > _MAX_NPZ_BYTES:
             raise UserError(f"{bundle}: {member} is far larger than {path.name} should be")
         with archive.open(member) as packed, partial.open("wb") as file:
             shutil.copyfileobj(packed, file)
-        digest = _accept(partial, folder, FILES[path.name])
-    _record(folder, path.name, digest)
+        digest = _verified_checksum(partial, folder, FILES[path.name])
+    _record_checksum(folder, path.name, digest)
     return path
 
 
@@ -401,10 +436,10 @@ def _unpack(bundle: Path, member: str, folder: Path) -> Path:
 
 
 def check(folder: Path) -> None:
-    """Print which files are there and whole, and what each experiment still needs.
+    """Print the state of each file, and the commands that each experiment still needs.
 
     Raises:
-        UserError: a file is damaged, or is not the one that was recorded.
+        UserError: a file is damaged, or its checksum is not the recorded one.
     """
     sums = read_sums(folder)
     width = max(map(len, FILES))
@@ -414,7 +449,7 @@ def check(folder: Path) -> None:
         state = _state_of_absent(path)
         if path.exists():
             try:
-                _accept(path, folder, file)
+                _verified_checksum(path, folder, file)
                 whole.add(file.name)
                 checksum = "as recorded" if file.name in sums else "not recorded"
                 state = f"whole: {len(file.subjects)} subjects, {_size(path)}, checksum {checksum}"
@@ -433,13 +468,14 @@ def check(folder: Path) -> None:
 
 
 def _state_of_absent(path: Path) -> str:
-    # gdown adds characters of its own to the name.
+    """Whether a part of a missing file is there."""
+    # gdown appends characters to the name.
     parts = list(path.parent.glob(f"{path.name}.partial*"))
-    return f"partly there, {_size(parts[0])}: fetching goes on from it" if parts else "not there"
+    return f"partly there, {_size(parts[0])}: the download can be resumed" if parts else "not there"
 
 
 def _commands(file: DataFile, whole: set[str]) -> list[str]:
-    """What makes a file that is not whole, in order."""
+    """The commands that make a file, in order; none if it is in ``whole``."""
     if file.name in whole:
         return []
     first = _commands(FILES[file.made_from], whole) if file.made_from else []
@@ -451,10 +487,10 @@ def _size(path: Path) -> str:
 
 
 def list_sources() -> None:
-    """Print the names that can be fetched."""
+    """Print the names that can be downloaded, with file and address."""
     for name, source in SOURCES.items():
         print(f"{name:<10} {source.file:<36} {source.page}")
-    print("Human3.6M asks for registration and a licence: vision.imar.ro/human3.6m")
+    print("Human3.6M requires registration and a licence: vision.imar.ro/human3.6m")
 
 
 def _fetch_all(names: Sequence[str], folder: Path) -> None:
@@ -472,16 +508,18 @@ def _fetch_all(names: Sequence[str], folder: Path) -> None:
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"what to fetch: {', '.join(SOURCES)}")
-    parser.add_argument("--check", action="store_true", help="say what is there and whole")
-    parser.add_argument("--list", action="store_true", help="say what can be fetched, from where")
+    parser.add_argument("names", nargs="*", help=f"files to download: {', '.join(SOURCES)}")
+    parser.add_argument(
+        "--check", action="store_true", help="check the files, list what is missing"
+    )
+    parser.add_argument("--list", action="store_true", help="list the names and their sources")
     parser.add_argument(
         "--dataset_dir", type=Path, default=_DATASET, metavar="DIR",
-        help="where the files lie (default: the program's dataset/)",
+        help="folder of the files (default: the dataset/ folder of the repository)",
     )  # fmt: skip
     args = parser.parse_args()
     if not (args.names or args.check or args.list):
-        raise UserError(f"nothing to do: name {', '.join(SOURCES)}, or --list or --check")
+        raise UserError(f"nothing to do: give {', '.join(SOURCES)}, or --list or --check")
     if args.list:
         list_sources()
     _fetch_all(args.names, args.dataset_dir)

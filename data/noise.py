@@ -1,14 +1,14 @@
-"""A made 2D detector: noise on projected joints, so that detected 2D can be tried without one.
+"""Synthetic detector noise on projected 2D joints, to try detected 2D without a detector.
 
-It is synthetic and stands for no particular detector. Errors in pixels of an image 1000 wide:
+It models no particular detector. Errors are in pixels of an image that is 1000 pixels wide:
 
-- every joint, every frame: Gaussian, standard deviation by joint (``_SIGMA``), wrists and ankles
-  about three times the hips;
-- gross errors: 1% of the joints, 3% of wrists and ankles, by a Gaussian of 40 px;
-- left and right swapped: the legs in 0.5% of the frames, and the arms in 0.5%.
+- Gaussian noise on every joint of every frame. Its standard deviation depends on the joint
+  (``_SIGMA``); at wrists and ankles it is about three times that of the hips.
+- Gross errors at 1% of the joints, and at 3% of wrists and ankles: Gaussian with 40 px.
+- Left and right swapped: the legs in 0.5% of the frames, the arms in 0.5%.
 
-The mean distance from the truth is 5 px. The noise of a sequence and camera depends on their names
-alone: it is a property of the data, the same for every run and seed of training.
+The mean distance from the true joints is 5 px. The noise of a sequence and camera depends on their
+names only, so it is the same in every run and for every seed of training.
 """
 
 import zlib
@@ -28,10 +28,11 @@ _LEG = ("Hip", "Knee", "Foot")
 
 
 def add_detector_noise(uv: Tensor, skeleton: Skeleton, name: str) -> Tensor:
-    """Screen coordinates (T, J, 2) -> the same as the made detector sees them.
+    """Screen coordinates (T, J, 2) with noise added, of the same shape.
 
     Args:
-        name: of the sequence and camera; it fixes the noise.
+        uv: (T, J, 2) normalised screen coordinates, without noise.
+        name: name of the sequence and camera; it seeds the noise.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     parts = [joint.removeprefix("R").removeprefix("L") for joint in skeleton.names]
@@ -47,6 +48,7 @@ def add_detector_noise(uv: Tensor, skeleton: Skeleton, name: str) -> Tensor:
 
 
 def _swap_sides(uv: Tensor, skeleton: Skeleton, generator: torch.Generator) -> Tensor:
+    """Swap the left and right legs (T, J, 2) in some frames, and the arms in some."""
     order = skeleton.flip_order()
     for legs in (True, False):
         swapped = torch.arange(skeleton.num_joints)

@@ -1,8 +1,8 @@
-"""The only place that reads or writes object arrays in npz files.
+"""Reads and writes object arrays in npz files; no other module does.
 
-Human3.6M's npz files hold nested dictionaries as a pickled 0-d object array. A pickle can run any
-code when it is opened, so it is read by the restricted unpickler of ``common.safe_pickle``, which
-knows numbers, strings, plain containers and numpy arrays.
+Human3.6M's npz files hold nested dictionaries as a pickled 0-d object array. Unpickling can execute
+any code, so the arrays are read by the restricted unpickler of ``common.safe_pickle``. It accepts
+only numbers, strings, plain containers and numpy arrays.
 """
 
 import zipfile
@@ -18,15 +18,16 @@ from data.archive import check_zip_member
 
 
 def load_object_array(path: str | Path, key: str, optional: bool = False) -> Any:
-    """Read the array ``key`` of an npz file; a 0-d object array gives the object in it.
+    """Read the array ``key`` of an npz file. For a 0-d object array, return the object in it.
 
-    An ``optional`` one that is not there gives None.
+    The object may consist of numbers, strings, dictionaries, lists, tuples and numpy arrays of
+    these. Nothing in the file is executed. The arrays are read-only.
 
-    Only numbers, strings, dictionaries, lists, tuples and numpy arrays of them are admitted;
-    nothing in the file is executed. Arrays come back read-only.
+    Args:
+        optional: return None if the file has no such key, instead of raising.
 
     Raises:
-        UserError: the file is missing, damaged, has no such key, or holds anything else.
+        UserError: the file is missing or damaged, has no such key, or holds any other object.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,6 +57,12 @@ def load_object_array(path: str | Path, key: str, optional: bool = False) -> Any
 
 
 def _read_member(member: BinaryIO) -> Any:
+    """The array of an opened npy file, or the object in it if the array is 0-d.
+
+    Raises:
+        ForbiddenError: it holds something that is not read.
+        Exception: any other kind, where the file is damaged.
+    """
     version = np.lib.format.read_magic(member)
     read_header = (
         np.lib.format.read_array_header_1_0
@@ -75,9 +82,12 @@ def _read_member(member: BinaryIO) -> Any:
 
 
 def save_object_arrays(path: str | Path, **arrays: Any) -> None:
-    """Write each value as a 0-d object array, in the layout of the published npz files.
+    """Write each value as a 0-d object array to a compressed npz file, as the published files are.
 
-    Compressed, and atomic: the file appears whole or not at all.
+    The write is atomic: the file appears complete or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     boxed = {}
     for key, value in arrays.items():

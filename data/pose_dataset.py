@@ -1,12 +1,13 @@
-"""npz files -> :class:`PoseDataset`, flat tensors -> :class:`PoseLoader`, batches.
+"""Reads a data set's npz files into tensors (:class:`PoseDataset`) and cuts these into batches
+(:class:`PoseLoader`).
 
-A data set is N poses: every frame of every sequence as each camera sees it. No Python runs per
-pose; the whole set lives on one device and an epoch is a permutation of indices, cut in slices.
+A data set has N poses, one for each frame of each sequence in each camera. All of them lie on one
+device. An epoch is a permutation of indices that is cut into slices; no Python code runs per pose.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from common.camera import (
     flip_intrinsics,
     normalize_screen_coordinates,
     project,
-    project_again,
+    reproject,
     world_to_camera,
 )
 from common.errors import UserError
@@ -29,13 +30,14 @@ from data.augment import Augmentation
 from data.cameras import Camera
 from data.check_data import find_wrong_motion, find_wrong_views
 from data.datasets import DatasetInfo, action_of
-from data.joint_order import read_order
+from data.joint_order import read_joint_order
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array
 
-Sequences = dict[str, dict[str, Any]]
+Sequences = dict[str, dict[str, Any]]  # {subject: {sequence: arrays}}
+_IDS = ("subject", "sequence", "action", "camera")
 
-_SAMPLED = 4  # frames of a sequence and camera that the checks see
+_SAMPLED_FRAMES = 4  # of each sequence and camera, for the checks
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class PoseDataset:
     """N poses of J joints, as flat tensors on one device.
 
     Attributes:
-        info: the data set that they are of.
+        info: description of the data set.
         inputs_2d: (N, J, 2) float32, normalised screen coordinates.
         targets_3d: (N, J, 3) float32, camera space, metres, relative to the root (joint 0).
-        root_3d: (N, 3) float32, the root's place in camera space, metres.
-        subject, sequence, action, camera: (N,) int16, indices into the names below; camera is an
-            index into the cameras of the pose's subject.
-        subjects, sequences, actions: names; a sequence's is "subject/sequence".
+        root_3d: (N, 3) float32, position of the root in camera space, metres.
+        subject, sequence, action: (N,) int16, indices into the names below.
+        camera: (N,) int16, index into the cameras of the pose's subject.
+        subjects, sequences, actions: names; a sequence is named "subject/sequence".
         intrinsics: (subjects, cameras, 9) float32, see ``common.camera``.
-        up: (subjects, cameras, 3) float32, the upward direction in camera space.
+        up: (subjects, cameras, 3) float32, the world's upward direction in camera space.
         skeleton: the J joints.
-        missing: sequences that the protocol has and the files have not.
+        missing: sequences of the protocol that the files lack, one line an action.
     """
 
     info: DatasetInfo
@@ -83,22 +85,27 @@ class PoseDataset:
 
 @dataclass(frozen=True)
 class PoseBatch:
-    """B poses of a data set, some of them mirrored; every tensor is fetched when first asked for.
+    """B poses of a data set, some of them mirrored.
+
+    The tensors are looked up in the data set when they are first read, and kept. Reading one draws
+    no random numbers.
 
     Attributes:
-        dataset: whose poses.
-        index: (B,) into it.
-        flipped: (B,) bool, which poses are mirrored; None when none is.
-        weight: what the batch's mean loss counts where it is one process's part of a larger one,
-            so that the mean over processes is the mean over the larger one.
-        whole: poses of that larger batch; None when this is all of it.
+        dataset: the data set that the poses are taken from.
+        index: (B,) indices of the poses in the data set.
+        flipped: (B,) bool, True for a mirrored pose; None when no pose is mirrored.
+        loss_weight: factor for the mean loss of this batch when it is one process's share of a
+            global batch: B * world_size / global_size. The mean over processes of the weighted
+            losses is then the mean loss of the global batch. 1 for a batch that is not shared.
+        global_size: poses of the global batch, over all processes; None for a batch that no loader
+            of training made.
     """
 
     dataset: PoseDataset
     index: Tensor
     flipped: Tensor | None = None
-    weight: float = 1.0
-    whole: int | None = None
+    loss_weight: float = 1.0
+    global_size: int | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -115,25 +122,26 @@ class PoseBatch:
 
     @cached_property
     def root_3d(self) -> Tensor:
-        """(B, 3) the root's place, metres, camera space."""
+        """(B, 3) position of the root, metres, camera space."""
         return self._mirror(self.dataset.root_3d[self.index], _mirror_x)
 
     @cached_property
     def intrinsics(self) -> Tensor:
-        """(B, 9) of each pose's camera."""
-        return self._mirror(self._of_camera(self.dataset.intrinsics), flip_intrinsics)
+        """(B, 9) intrinsics of each pose's camera, see ``common.camera``."""
+        return self._mirror(self._look_up(self.dataset.intrinsics), flip_intrinsics)
 
     @cached_property
     def up(self) -> Tensor:
-        """(B, 3) the upward direction, camera space."""
-        return self._mirror(self._of_camera(self.dataset.up), _mirror_x)
+        """(B, 3) the world's upward direction in camera space."""
+        return self._mirror(self._look_up(self.dataset.up), _mirror_x)
 
-    def _of_camera(self, values: Tensor) -> Tensor:
-        """(subjects, cameras, n) -> (B, n)."""
+    def _look_up(self, camera_values: Tensor) -> Tensor:
+        """Values (subjects, cameras, n) -> those of each pose's camera (B, n)."""
         subject, camera = self.dataset.subject[self.index], self.dataset.camera[self.index]
-        return values[subject.long(), camera.long()]
+        return camera_values[subject.long(), camera.long()]
 
     def _mirror(self, values: Tensor, mirror: Callable[[Tensor], Tensor]) -> Tensor:
+        """The values (B, ...), mirrored where ``flipped`` is True."""
         if self.flipped is None:
             return values
         flipped = self.flipped.view(-1, *[1] * (values.dim() - 1))
@@ -142,24 +150,31 @@ class PoseBatch:
 
 @dataclass(frozen=True)
 class AugmentedBatch(PoseBatch):
-    """A batch of changed poses, projected again; the roots' places and the cameras stay."""
+    """A batch whose poses were augmented by :func:`augment_batch`.
 
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    Attributes:
+        inputs_2d: (B, J, 2) normalised screen coordinates of the augmented poses.
+        targets_3d: (B, J, 3) the augmented poses, metres, camera space, relative to the root.
+    """
 
-    @cached_property
-    def _original(self) -> PoseBatch:
-        return PoseBatch(self.dataset, self.index, self.flipped)
+    # Plain fields take the place of the two lookups of the base class.
+    inputs_2d: Tensor = field(kw_only=True)
+    targets_3d: Tensor = field(kw_only=True)
 
-    @cached_property
-    def targets_3d(self) -> Tensor:
-        pose = self._original.targets_3d
-        return self.augmentation.change(pose, self.up, self.dataset.skeleton)
 
-    @cached_property
-    def inputs_2d(self) -> Tensor:
-        root = self.root_3d.unsqueeze(1)
-        joints, moved = self._original.targets_3d + root, self.targets_3d + root
-        return project_again(self._original.inputs_2d, joints, moved, self.intrinsics)
+def augment_batch(batch: PoseBatch, augmentation: Augmentation) -> AugmentedBatch:
+    """Draw new bone lengths and directions for the poses of a batch, and project the new poses.
+
+    All random numbers are drawn here, from torch's global generator. Root positions and cameras
+    stay as they are. A detector's 2D error is kept (:func:`common.camera.reproject`).
+    """
+    augmented = augmentation.augment_poses(batch.targets_3d, batch.up, batch.dataset.skeleton)
+    root = batch.root_3d.unsqueeze(1)
+    inputs_2d = reproject(
+        batch.inputs_2d, batch.targets_3d + root, augmented + root, batch.intrinsics
+    )
+    inherited = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    return AugmentedBatch(**inherited, inputs_2d=inputs_2d, targets_3d=augmented)
 
 
 def _mirror_x(points: Tensor) -> Tensor:
@@ -170,23 +185,27 @@ def _mirror_x(points: Tensor) -> Tensor:
 class PoseLoader:
     """Cuts a data set into batches.
 
-    The order of a training epoch depends on the seed and the epoch's number alone, so that a
-    resumed run meets the same batches as one that never stopped, on any device.
+    The order of the poses in a training epoch depends on the seed and the epoch number only. A
+    resumed run therefore trains on the same batches as an uninterrupted one, on any device.
 
     Attributes:
+        dataset: the poses.
         batch_size: poses of a batch, over all processes together.
-        flips: an epoch of training has every pose twice, as it is and mirrored.
-        augmentation: changes the poses of a training epoch, and mirrors half of them by chance
-            where ``flips`` does not already.
-        part: (process, processes): give this process's part of every batch, (0, 1) all of it.
+        seed: of the order of the poses.
+        flips: a training epoch has every pose twice, as it is and mirrored.
+        augmentation: applied to the poses of a training epoch. Unless ``flips`` is set, each pose
+            is also mirrored with probability 1/2. None leaves the poses as they are.
+        rank: number of this process, from 0. It gets its share of every batch.
+        world_size: number of processes.
     """
 
     dataset: PoseDataset
     batch_size: int
     seed: int = 0
     flips: bool = False
-    part: tuple[int, int] = (0, 1)
     augmentation: Augmentation | None = None
+    rank: int = 0
+    world_size: int = 1
 
     @property
     def epoch_size(self) -> int:
@@ -198,32 +217,40 @@ class PoseLoader:
         """Batches of a training epoch."""
         return -(-self.epoch_size // self.batch_size)
 
-    def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
-        """The batches of a training epoch; the last may be smaller."""
-        process, processes = self.part
+    def shuffled_batches(self, epoch: int) -> Iterator[PoseBatch]:
+        """This process's share of each batch of a training epoch; the last batch may be smaller.
+
+        An augmented batch draws its random numbers when the iterator makes it.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.epoch_size, generator=generator)
-        for whole in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
-            index, weight = whole, 1.0
-            # Of fewer poses than processes all take all, which has the same mean.
-            if len(whole) >= processes:
-                index = whole.tensor_split(processes)[process]
-                weight = len(index) * processes / len(whole)
-            flipped = index >= len(self.dataset) if self.flips else None
-            parts = (self.dataset, index % len(self.dataset))
+        for global_batch in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
+            batch = self._own_share(global_batch)
             if self.augmentation is None:
-                yield PoseBatch(*parts, flipped, weight, len(whole))
+                yield batch
                 continue
-            if flipped is None:
-                flipped = torch.rand(len(index), device=index.device) < 0.5
-            yield AugmentedBatch(*parts, flipped, weight, len(whole), self.augmentation)
+            if batch.flipped is None:
+                flipped = torch.rand(len(batch), device=batch.index.device) < 0.5
+                batch = replace(batch, flipped=flipped)
+            yield augment_batch(batch, self.augmentation)
 
-    def in_order(self) -> Iterator[PoseBatch]:
-        """All poses of this process's part once, none mirrored, in the order of the data set."""
-        process, processes = self.part
+    def _own_share(self, global_batch: Tensor) -> PoseBatch:
+        """This process's poses of a global batch, given as numbers below ``epoch_size``."""
+        numbers, loss_weight = global_batch, 1.0
+        # A batch smaller than world_size cannot be shared: every process takes all of it, and the
+        # mean over processes is still the mean over the batch.
+        if len(global_batch) >= self.world_size:
+            numbers = global_batch.tensor_split(self.world_size)[self.rank]
+            loss_weight = len(numbers) * self.world_size / len(global_batch)
+        flipped = numbers >= len(self.dataset) if self.flips else None
+        index = numbers % len(self.dataset)
+        return PoseBatch(self.dataset, index, flipped, loss_weight, len(global_batch))
+
+    def ordered_batches(self) -> Iterator[PoseBatch]:
+        """This process's share of the data set: each pose once, in order, none mirrored."""
         order = torch.arange(len(self.dataset), device=self.dataset.inputs_2d.device)
-        for index in order.tensor_split(processes)[process].split(self.batch_size):
-            if len(index):  # none where there are more processes than poses
+        for index in order.tensor_split(self.world_size)[self.rank].split(self.batch_size):
+            if len(index):  # empty when there are more processes than poses
                 yield PoseBatch(self.dataset, index)
 
 
@@ -237,49 +264,66 @@ def load_pose_datasets(
     downsample: int = 1,
     check: bool = True,
 ) -> list[PoseDataset]:
-    """Read a data set's npz files once and build one :class:`PoseDataset` a split.
+    """Read a data set's npz files once and build one :class:`PoseDataset` for each split.
 
     Args:
-        info: which data set, from ``data.datasets``.
-        folder: where the npz files lie.
+        info: description of the data set, from ``data.datasets``.
+        folder: folder of the npz files.
         splits: the subjects of each data set to build, e.g. ``[info.subjects_test]``.
         skeleton: the joints to keep.
-        keypoints: whose 2D: "gt" or a detector's name. Without a file, "gt" is projected, and
-            "noisy" is projected with the errors of a made detector (``data.noise``). A file of
-            "gt" with too few joints is not needed either.
-        actions: the actions to keep, all when None.
+        keypoints: source of the 2D joints: "gt" or the name of a detector. If there is no file,
+            "gt" is projected from 3D, and "noisy" is projected and gets synthetic detector noise
+            (``data.noise``). "gt" is also projected if its file has too few joints.
+        actions: the actions to keep; None keeps all.
         downsample: keep every k-th frame of a sequence.
-        check: refuse subjects whose joints cannot be right (``data.check_data``), judged over all
-            their sequences in the files, whatever the actions.
+        check: refuse subjects whose joints are implausible (``data.check_data``). The check looks
+            at all sequences of a subject in the files, whatever ``actions`` says.
 
     Raises:
         UserError: a file is missing or damaged, an action or subject is unknown, a sequence has
             the wrong shape or values that are not finite, 2D joints are in an unknown order, or a
             check failed.
     """
-    actions = known_actions(info, actions)
-    positions = _read(info, folder / info.file_3d(), "positions_3d")
-    for subject in positions.keys() - {subject for split in splits for subject in split}:
+    actions = select_actions(info, actions)
+    subjects = {subject for split in splits for subject in split}
+    builder = _read_files(info, folder, subjects, skeleton, keypoints, actions, downsample)
+    with one_thread():
+        for subject in builder.positions if check else ():
+            builder.check(subject)
+        return [
+            builder.build(tuple(split), needed_later={s for later in splits[k:] for s in later})
+            for k, split in enumerate(splits, 1)
+        ]
+
+
+def _read_files(
+    info: DatasetInfo,
+    folder: Path,
+    subjects: set[str],
+    skeleton: Skeleton,
+    keypoints: str,
+    actions: tuple[str, ...],
+    downsample: int,
+) -> "_DatasetBuilder":
+    """Read the 3D joints of the given subjects, and the 2D joints if there is a file of them."""
+    positions = _read_sequences(info, folder / info.file_3d(), "positions_3d")
+    for subject in positions.keys() - subjects:
         positions[subject] = {}
     path_2d = folder / info.file_2d(keypoints)
     detections, order = _read_2d(info, path_2d, keypoints, skeleton)
     noisy = keypoints == "noisy"
-    builder = _Builder(
+    return _DatasetBuilder(
         info, positions, detections, order, path_2d, noisy, skeleton, actions, downsample
     )
-    with one_thread():
-        for subject in positions if check else ():
-            builder.check(subject)
-        return [
-            builder.build(tuple(subjects), later={s for split in splits[number:] for s in split})
-            for number, subjects in enumerate(splits, 1)
-        ]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Thousands of small operations: on a busy machine torch's threads would wait for each other
-    several times longer than they work."""
+    """Run torch with one thread inside the ``with`` block.
+
+    Loading consists of thousands of small operations. On a busy machine torch's threads would spend
+    several times longer waiting for each other than computing.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -288,11 +332,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
-    """The actions asked for, in the data set's order; all when None.
+def select_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str, ...]:
+    """The given actions in the order of the data set; all of its actions when None is given.
 
     Raises:
-        UserError: one of them is not of the data set.
+        UserError: the data set has no action of that name.
     """
     if actions is None:
         return info.actions
@@ -303,7 +347,8 @@ def known_actions(info: DatasetInfo, actions: Sequence[str] | None) -> tuple[str
     return tuple(action for action in info.actions if action in actions)
 
 
-def _read(info: DatasetInfo, path: Path, key: str) -> Sequences:
+def _read_sequences(info: DatasetInfo, path: Path, key: str) -> Sequences:
+    """The dictionary {subject: {sequence: ...}} under ``key`` of an npz file."""
     if not path.is_file():
         raise UserError(f"{path} is not there: {info.advice}")
     found = load_object_array(path, key)
@@ -316,40 +361,57 @@ def _read(info: DatasetInfo, path: Path, key: str) -> Sequences:
 def _read_2d(
     info: DatasetInfo, path: Path, keypoints: str, skeleton: Skeleton
 ) -> tuple[Sequences | None, tuple[int, ...] | None]:
-    """The 2D joints of a file, and where our joints lie among them where their order is not ours;
-    None where they are to be projected."""
+    """Read the 2D joints of a file.
+
+    Returns:
+        The sequences, or None if the 2D joints have to be projected from 3D. And the index of each
+        of our joints in the file, or None if the file is in our order.
+    """
     if keypoints in ("gt", "noisy") and not path.is_file():
         return None, None
-    detections = _read(info, path, "positions_2d")
+    detections = _read_sequences(info, path, "positions_2d")
     stored = _stored_joints(detections)
     if stored is None:
         return detections, None
-    # Ground truth in 2D is nothing but the projection of the 3D, which has all joints.
+    # Ground-truth 2D is the projection of the 3D joints, and the 3D file has all joints.
     too_few = stored == H36M_16.num_joints < skeleton.num_joints
-    if keypoints == "gt" and too_few and _cameras_are_known(info):
+    if keypoints == "gt" and too_few and _cameras_are_calibrated(info):
         return None, None
     metadata = load_object_array(path, "metadata", optional=True)
-    return detections, read_order(metadata, stored, path)
+    return detections, read_joint_order(metadata, stored, path)
 
 
 def _stored_joints(detections: Sequences) -> int | None:
-    """Joints of the first array of 2D joints in a file; None if there is none."""
+    """Number of joints in the first readable array of a file of 2D joints; None if none is."""
     for sequences in detections.values():
         for views in sequences.values():
             try:
                 return np.shape(views[0])[1]
             except (KeyError, IndexError, TypeError, ValueError):
-                continue  # it is named if it is needed
+                continue  # build() reports it if this sequence is needed
     return None
 
 
-def _cameras_are_known(info: DatasetInfo) -> bool:
+def _cameras_are_calibrated(info: DatasetInfo) -> bool:
     subjects = info.subjects_train + info.subjects_test
-    return all(camera.is_known for subject in subjects for camera in info.cameras(subject))
+    return all(camera.is_calibrated for subject in subjects for camera in info.cameras(subject))
 
 
 @dataclass(frozen=True)
-class _Builder:
+class _DatasetBuilder:
+    """Checks the sequences of two files, and copies them into the tensors of a data set.
+
+    Attributes:
+        info: description of the data set.
+        positions: {subject: {sequence: (T, joints, 3)}} in world metres.
+        detections: {subject: {sequence: [(T, joints, 2) pixels of each camera]}}; None if the 2D
+            joints are projected from 3D.
+        order: index of each of our joints in the file of 2D joints; None if it is in our order.
+        path_2d: the file of 2D joints, for messages.
+        noisy: projected 2D joints get synthetic detector noise.
+        skeleton, actions, downsample: as in :func:`load_pose_datasets`.
+    """
+
     info: DatasetInfo
     positions: Sequences
     detections: Sequences | None
@@ -361,36 +423,44 @@ class _Builder:
     downsample: int
 
     def check(self, subject: str) -> None:
-        """Refuse a subject whose joints cannot be right, by a sample of all its sequences.
+        """Check a sample of frames of all sequences of a subject.
 
-        What cannot be read is passed over: reading names it, if it is needed.
+        Sequences that cannot be read are skipped here; :meth:`build` reports them if they are
+        needed.
+
+        Raises:
+            UserError: the joints are implausible.
         """
         names = [n for n in self.positions[subject] if (subject, n) not in self.info.excluded]
         samples = [sample for name in names if (sample := self._sample(subject, name))]
         if not samples:
             return
         cameras = self.info.cameras(subject)
-        are_known = all(camera.is_known for camera in cameras)
+        are_calibrated = all(camera.is_calibrated for camera in cameras)
         points = torch.stack([points for points, _ in samples])
-        wrong = find_wrong_motion(points.flatten(0, 1), self.skeleton, in_world=are_known)
+        mistake = find_wrong_motion(points.flatten(0, 1), self.skeleton, in_world=are_calibrated)
         path: str | Path = self.info.file_3d()
-        in_both = [row for row, (_, pixels) in enumerate(samples) if pixels is not None]
-        if not wrong and in_both and are_known:
-            pixels = torch.stack([samples[row][1] for row in in_both]).transpose(1, 2)
-            wrong = find_wrong_views(
-                pixels.flatten(0, 1), points[in_both].flatten(0, 1), cameras, self.skeleton,
+        with_2d = [row for row, (_, pixels) in enumerate(samples) if pixels is not None]
+        if not mistake and with_2d and are_calibrated:
+            pixels = torch.stack([samples[row][1] for row in with_2d]).transpose(1, 2)
+            mistake = find_wrong_views(
+                pixels.flatten(0, 1), points[with_2d].flatten(0, 1), cameras, self.skeleton,
                 reordered=self.order is not None,
             )  # fmt: skip
             path = self.path_2d
-        if wrong:
-            raise UserError(f"{path}, {subject}: {wrong}, or go on with --no-check_data")
+        if mistake:
+            raise UserError(f"{path}, {subject}: {mistake}, or skip the check with --no-check_data")
 
     def _sample(self, subject: str, name: str) -> tuple[Tensor, Tensor | None] | None:
-        """A few frames spread evenly over a sequence: (k, J, 3) metres, and (C, k, J, 2) pixels of
-        C cameras, None where the 2D joints are not all there."""
+        """``_SAMPLED_FRAMES`` (k) frames, spread evenly over a sequence.
+
+        Returns:
+            (k, J, 3) metres, and (C, k, J, 2) pixels of C cameras or None if 2D joints are missing.
+            None if the 3D joints cannot be read.
+        """
         try:
             motion = np.asarray(self.positions[subject][name])
-            frames = np.linspace(0, len(motion) - 1, _SAMPLED).astype(int)
+            frames = np.linspace(0, len(motion) - 1, _SAMPLED_FRAMES).astype(int)
             points = self._points(motion[frames], 3, name)
         except (IndexError, TypeError, ValueError, UserError):
             return None
@@ -399,60 +469,93 @@ class _Builder:
         cameras = range(len(self.info.cameras(subject)))
         try:
             views = self.detections[subject][name]
-            some = np.concatenate([np.asarray(views[camera])[frames] for camera in cameras])
-            pixels = self._points(some, 2, name, self.order)
+            sampled = np.concatenate([np.asarray(views[camera])[frames] for camera in cameras])
+            pixels = self._points(sampled, 2, name, self.order)
         except (KeyError, IndexError, TypeError, ValueError, UserError):
             return points, None
-        return points, pixels.unflatten(0, (len(cameras), _SAMPLED))
+        return points, pixels.unflatten(0, (len(cameras), _SAMPLED_FRAMES))
 
-    def build(self, subjects: tuple[str, ...], later: set[str]) -> PoseDataset:
-        """Allocate the tensors once and fill them sequence by sequence, camera by camera.
+    def build(self, subjects: tuple[str, ...], needed_later: set[str]) -> PoseDataset:
+        """Allocate the tensors once, then fill them sequence by sequence and camera by camera.
 
         Args:
-            later: subjects that are needed once more; the others are let go of.
+            needed_later: subjects that a later call needs. The sequences of all others are freed
+                as soon as they are in the tensors.
+
+        Raises:
+            UserError: see :func:`load_pose_datasets`.
+        """
+        clips = self._convert_motions(subjects)
+        missing = self._missing(subjects)
+        cameras = {subject: self.info.cameras(subject) for subject in subjects}
+        total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
+        tensors = self._empty_tensors(total)
+        start = 0
+        for number, (subject, name, frames) in enumerate(clips):
+            action = self.actions.index(action_of(name))
+            for view, camera in enumerate(cameras[subject]):
+                rows = slice(start, start := start + frames)
+                ids = (subjects.index(subject), number, action, view)
+                for key, value in zip(_IDS, ids, strict=True):
+                    tensors[key][rows] = value
+                self._fill_view(
+                    {k: t[rows] for k, t in tensors.items()}, subject, name, camera, view
+                )
+            if subject not in needed_later:
+                self._free(subject, name)
+        return PoseDataset(
+            self.info,
+            **tensors,
+            subjects=subjects,
+            sequences=tuple(f"{subject}/{name}" for subject, name, _ in clips),
+            actions=self.actions,
+            intrinsics=_stack_by_camera(cameras, lambda camera: camera.intrinsics),
+            up=_stack_by_camera(cameras, lambda camera: camera.up),
+            skeleton=self.skeleton,
+            missing=missing,
+        )
+
+    def _convert_motions(self, subjects: tuple[str, ...]) -> list[tuple[str, str, int]]:
+        """Replace the selected sequences in ``positions`` by tensors of the selected joints.
+
+        Returns:
+            Subject, sequence name and number of frames after downsampling, for each sequence.
         """
         clips = [
-            (subject, name, self._keep_motion(subject, name))
+            (subject, name, self._convert_motion(subject, name))
             for subject in subjects
             for name in self._sequences(subject)
         ]
-        missing = self._missing(subjects)
         trim_memory()
         if not clips:
             raise UserError(
                 f"{self.info.file_3d()} has no frames of {', '.join(self.actions)} "
                 f"by {', '.join(subjects)}"
             )
-        cameras = {subject: self.info.cameras(subject) for subject in subjects}
-        total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
+        return clips
+
+    def _empty_tensors(self, count: int) -> dict[str, Tensor]:
+        """Uninitialised tensors of ``count`` poses, named as in :class:`PoseDataset`."""
         num_joints = self.skeleton.num_joints
-        inputs, targets = torch.empty(total, num_joints, 2), torch.empty(total, num_joints, 3)
-        roots, ids = torch.empty(total, 3), torch.empty(4, total, dtype=torch.int16)
-        start = 0
-        for number, (subject, name, frames) in enumerate(clips):
-            action = self.actions.index(action_of(name))
-            for view, camera in enumerate(cameras[subject]):
-                here = slice(start, start := start + frames)
-                points = _in_camera(self.positions[subject][name][:: self.downsample], camera)
-                inputs[here] = self._inputs(subject, name, view, camera, points)
-                roots[here] = points[:, 0]
-                torch.sub(points, points[:, :1], out=targets[here])
-                ids[:, here] = torch.tensor([[subjects.index(subject)], [number], [action], [view]])
-            if subject not in later:
-                self._let_go(subject, name)
-        return PoseDataset(
-            self.info, inputs, targets, roots, *ids,
-            subjects=subjects,
-            sequences=tuple(f"{subject}/{name}" for subject, name, _ in clips),
-            actions=self.actions,
-            intrinsics=_of_cameras(cameras, lambda camera: camera.intrinsics),
-            up=_of_cameras(cameras, lambda camera: camera.up),
-            skeleton=self.skeleton,
-            missing=missing,
-        )  # fmt: skip
+        return {
+            "inputs_2d": torch.empty(count, num_joints, 2),
+            "targets_3d": torch.empty(count, num_joints, 3),
+            "root_3d": torch.empty(count, 3),
+            **{key: torch.empty(count, dtype=torch.int16) for key in _IDS},
+        }
+
+    def _fill_view(
+        self, rows: dict[str, Tensor], subject: str, name: str, camera: Camera, view: int
+    ) -> None:
+        """Write the poses of one sequence in one camera into the rows of the tensors."""
+        motion = self.positions[subject][name][:: self.downsample]
+        points = world_to_camera(motion, camera.rotation.float(), camera.translation.float())
+        rows["inputs_2d"][:] = self._inputs(subject, name, view, camera, points)
+        rows["root_3d"][:] = points[:, 0]
+        torch.sub(points, points[:, :1], out=rows["targets_3d"])
 
     def _sequences(self, subject: str) -> list[str]:
-        """The subject's sequences of the wanted actions, in the file's order."""
+        """The subject's sequences of the selected actions, in the file's order."""
         if subject not in self.positions:
             found = ", ".join(self.positions)
             raise UserError(f"{self.info.file_3d()} has no subject {subject} (it has: {found})")
@@ -466,18 +569,21 @@ class _Builder:
         return [name for name in names if action_of(name) in self.actions]
 
     def _missing(self, subjects: Sequence[str]) -> tuple[str, ...]:
+        """The sequences of these subjects that the file lacks."""
         find, found = self.info.missing_sequences, self.positions
         return tuple(line for who in subjects for line in find(who, found[who], self.actions))
 
-    def _keep_motion(self, subject: str, name: str) -> int:
-        """Of a sequence keep the joints asked for, (T, J, 3) world metres; gives its frames."""
+    def _convert_motion(self, subject: str, name: str) -> int:
+        """Replace a sequence in ``positions`` by its selected joints, a tensor (T, J, 3) in world
+        metres. Returns the number of frames after downsampling."""
         where = f"{self.info.file_3d()}, {subject}/{name}"
-        kept = self._points(self.positions[subject][name], 3, where)
-        self.positions[subject][name] = kept
-        return len(kept[:: self.downsample])
+        motion = self._points(self.positions[subject][name], 3, where)
+        self.positions[subject][name] = motion
+        return len(motion[:: self.downsample])
 
-    def _let_go(self, subject: str, name: str) -> None:
-        """Forget a sequence that is in the tensors: at the end they are nearly all there is."""
+    def _free(self, subject: str, name: str) -> None:
+        """Delete a sequence that is in the tensors. So the peak memory is little more than the
+        tensors."""
         for file in (self.positions, self.detections):
             if file is not None:
                 del file[subject][name]
@@ -485,9 +591,10 @@ class _Builder:
             trim_memory()
 
     def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
-        """The 2D joints (T, J, 2) of a view, normalised: read from the file, or projected."""
+        """The 2D joints (T, J, 2) of a sequence in one camera, in normalised screen coordinates:
+        from the file, or the projection of ``points`` (T, J, 3), metres, camera space."""
         if self.detections is None:
-            if not camera.is_known:  # nothing to project with
+            if not camera.is_calibrated:  # projection needs the intrinsics
                 raise UserError(f"{self.path_2d} is not there: {self.info.advice}")
             uv = project(points, camera.intrinsics.float())
             view_name = f"{subject}/{name}/{camera.id}"
@@ -504,17 +611,21 @@ class _Builder:
                 f"{where}, camera {camera.id}: {len(pixels)} frames of 2D for {frames} of 3D: "
                 "the two files do not belong together"
             )
-        # Detections run a few frames longer than the motion capture.
+        # Files of detections have a few frames more than the motion capture.
         pixels = pixels[: frames : self.downsample]
         return normalize_screen_coordinates(pixels, camera.width, camera.height)
 
     def _points(
         self, array: Any, dim: int, where: str, order: tuple[int, ...] | None = None
     ) -> Tensor:
-        """Check one array of a file and keep the skeleton's joints: (T, J, dim) float32.
+        """Check one array of a file and select the skeleton's joints: (T, J, dim) float32.
 
         Args:
-            order: where our joints lie in the file, None if it is in our order.
+            where: the file and the place in it, for messages.
+            order: index of each of our joints in the file; None if it is in our order.
+
+        Raises:
+            UserError: wrong shape or type, too few joints, or values that are not finite.
         """
         array = np.asarray(array)
         if array.ndim != 3 or array.shape[2] != dim or array.dtype.kind != "f":
@@ -532,13 +643,9 @@ class _Builder:
         return torch.from_numpy(kept.astype(np.float32, copy=False))
 
 
-def _of_cameras(
+def _stack_by_camera(
     cameras: dict[str, tuple[Camera, ...]], value: Callable[[Camera], Tensor]
 ) -> Tensor:
-    """(subjects, cameras, n) float32."""
+    """A value (n,) of each camera -> (subjects, cameras, n) float32."""
     rows = [torch.stack([value(camera) for camera in row]) for row in cameras.values()]
     return torch.stack(rows).float()
-
-
-def _in_camera(motion: Tensor, camera: Camera) -> Tensor:
-    return world_to_camera(motion, camera.rotation.float(), camera.translation.float())

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Stacked Hourglass detections on Human3.6M -> dataset/data_2d_h36m_sh_pt_mpii.npz (pretrained on
-MPII) and dataset/data_2d_h36m_sh_ft_h36m.npz (fine-tuned), in the order of our 16 joints.
+"""Convert Stacked Hourglass detections on Human3.6M to npz files, in the order of our 16 joints.
 
     python data/prepare_data_2d_h36m_sh.py -pt h36m.zip
     python data/prepare_data_2d_h36m_sh.py -ft stacked_hourglass_fined_tuned_240.tar.gz
 
-Archives are read without unpacking; unpacked folders are read too. Writes {subject: {sequence:
-[4 x (T, 16, 2) float32 pixels]}} under ``positions_2d``, the cameras in the order of
-``data.cameras``, and ``metadata``.
+The first writes dataset/data_2d_h36m_sh_pt_mpii.npz (detector pretrained on MPII), the second
+dataset/data_2d_h36m_sh_ft_h36m.npz (fine-tuned). Archives are read without unpacking them; unpacked
+folders are read too. The output has {subject: {sequence: [4 x (T, 16, 2) float32, pixels]}} under
+``positions_2d``, with the cameras in the order of ``data.cameras``; and ``metadata``.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from data.prepare_data_h36m import (
     stop_if_missing,
 )
 
-# Folder in the archive, and whose 2D the output is.
+# Flag: folder in the archive, and name of the detector in the output's file name.
 SOURCES = {
     "pt": ("StackedHourglass", "sh_pt_mpii"),
     "ft": ("StackedHourglassFineTuned240", "sh_ft_h36m"),
@@ -46,15 +46,18 @@ Detections = dict[str, dict[str, list[np.ndarray]]]
 
 
 def read_detections(source: Path, folder: str) -> Detections:
-    """All sequences of the protocol's subjects that all four cameras have.
+    """Read the detections of the protocol's subjects, in our joint order.
 
     Args:
         source: archive or unpacked folder.
         folder: the files are ``<subject>/<folder>/<sequence>.<camera>.h5``.
 
+    Returns:
+        {subject: {sequence: [(T, 16, 2) pixels of each of the four cameras]}}.
+
     Raises:
-        UserError: see ``data.archive``; also a wrong shape, a camera that is unknown, there twice
-            or missing, or no files.
+        UserError: see ``data.archive``; also if there are no files, a shape is wrong, or a camera
+            of a sequence is unknown, missing, or there twice.
     """
     pattern = re.compile(
         rf"(?:^|/)(?P<subject>S\d+)/{folder}/(?P<sequence>[^/_.][^/.]*)\.(?P<camera>\d+)\.h5$"
@@ -73,17 +76,17 @@ def read_detections(source: Path, folder: str) -> Detections:
     if not any(views.values()):
         raise UserError(f"{source} has no files like S1/{folder}/Directions_1.54138969.h5")
     return {
-        subject: {name: _in_order(clips[name], subject, name) for name in sorted(clips)}
+        subject: {name: _in_camera_order(clips[name], subject, name) for name in sorted(clips)}
         for subject, clips in views.items()
         if clips
     }
 
 
 def to_pixels(poses: np.ndarray, where: str) -> np.ndarray:
-    """(T, 16, 2) pixels in the detector's order -> the same in ours, float32.
+    """Pixels (T, 16, 2) in the detector's joint order -> pixels (T, 16, 2) float32 in ours.
 
     Raises:
-        UserError: another shape, no frames, or values that are not finite.
+        UserError: wrong shape, no frames, or values that are not finite.
     """
     if poses.ndim != 3 or poses.shape[1:] != (16, 2) or not len(poses):
         raise UserError(f"{where}: (T, 16, 2) expected, got {poses.shape}")
@@ -93,11 +96,12 @@ def to_pixels(poses: np.ndarray, where: str) -> np.ndarray:
     return pixels
 
 
-def _in_order(views: dict[str, np.ndarray], subject: str, name: str) -> list[np.ndarray]:
+def _in_camera_order(views: dict[str, np.ndarray], subject: str, name: str) -> list[np.ndarray]:
+    """The views of a sequence in the order of the subject's cameras."""
     cameras = [camera.id for camera in H36M.cameras(subject)]
     if set(views) != set(cameras):
         raise UserError(
-            f"{subject}/{name} has the cameras {', '.join(sorted(views))}, and the four "
+            f"{subject}/{name} has the cameras {', '.join(sorted(views))}, but the four "
             f"{', '.join(cameras)} are expected: get the archive again"
         )
     return [views[camera] for camera in cameras]
@@ -105,10 +109,12 @@ def _in_order(views: dict[str, np.ndarray], subject: str, name: str) -> list[np.
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-pt", type=Path, metavar="PATH", help="h36m.zip, or its folder")
+    parser.add_argument(
+        "-pt", type=Path, metavar="PATH", help="h36m.zip, or the folder it unpacks to"
+    )
     parser.add_argument(
         "-ft", type=Path, metavar="PATH",
-        help="stacked_hourglass_fined_tuned_240.tar.gz, or its folder",
+        help="stacked_hourglass_fined_tuned_240.tar.gz, or the folder it unpacks to",
     )  # fmt: skip
     add_output_options(parser)
     args = parser.parse_args()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The test set of MPI-INF-3DHP -> npz files in Human3.6M's layout, 17 joints.
+"""Convert the test set of MPI-INF-3DHP to npz files in Human3.6M's layout, 17 joints.
 
     python data/prepare_data_3dhp.py mpi_inf_3dhp_test_set
 
@@ -29,20 +29,20 @@ from data.datasets import MPI_INF_3DHP, SCENES_3DHP
 from data.npz_io import save_object_arrays
 from data.prepare_data_h36m import metadata
 
-# The place of each of our 17 joints among the 17 annotated ones, which are: 0 head top, 1 neck,
+# Index of each of our 17 joints among the 17 annotated joints. These are: 0 head top, 1 neck,
 # 2-4 right arm, 5-7 left arm (shoulder, elbow, wrist), 8-10 right leg, 11-13 left leg (hip, knee,
 # ankle), 14 pelvis, 15 spine, 16 head.
 JOINTS = (14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
-# Valid frames of the official test set, 2929 in all.
+# Number of valid frames of the official test set, 2929 in total.
 FRAMES = {"TS1": 603, "TS2": 540, "TS3": 505, "TS4": 553, "TS5": 276, "TS6": 452}
-# "univ" is scaled to one height for all people, what the official evaluation compares with.
+# "univ" is scaled to the same height for all people. The official evaluation uses it.
 ANNOTATIONS = {"univ": "univ_annot3", "camera": "annot3"}
 _FILE = re.compile(rf"(?:^|/)(?P<subject>{'|'.join(SCENES_3DHP)})/annot_data\.mat$")
 _DATASET = Path(__file__).resolve().parents[1] / "dataset"
 
 
 def read_files(source: Path) -> dict[str, bytes]:
-    """The annotation file of each test subject, from a folder or an archive.
+    """Read the annotation file of each test subject from a folder or an archive.
 
     Raises:
         UserError: the source is missing or damaged, or lacks a subject.
@@ -63,7 +63,7 @@ def read_files(source: Path) -> dict[str, bytes]:
 
 
 def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarray, np.ndarray]:
-    """The valid frames of an annotation file.
+    """Read the valid frames of an annotation file.
 
     Args:
         content: the MATLAB v7.3 (HDF5) file.
@@ -71,11 +71,11 @@ def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarr
         annotation: a key of :data:`ANNOTATIONS`.
 
     Returns:
-        (T, 17, 3) float32 metres in camera space and (T, 17, 2) float32 pixels, in our order.
+        (T, 17, 3) float32 metres in camera space, and (T, 17, 2) float32 pixels, in our order.
 
     Raises:
-        UserError: not such a file, damaged, an array missing or of another shape, no valid
-            frames, values that are not finite; also h5py is not installed.
+        UserError: h5py is not installed; the file is damaged or of another kind; an array is
+            missing or has another shape; there are no valid frames, or values that are not finite.
     """
     valid = _array(content, "valid_frame", where, (None, 1))[:, 0] != 0
     joints = _array(content, ANNOTATIONS[annotation], where, (len(valid), 1, 17, 3))
@@ -89,7 +89,7 @@ def read_sequence(content: bytes, where: str, annotation: str) -> tuple[np.ndarr
 
 
 def _array(content: bytes, name: str, where: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Read one array, of a shape whose None may be any number of frames."""
+    """Read one array and check its shape; None stands for any number of frames."""
     array = read_h5(content, name, where, kinds="fiub")
     expected = (len(array), *shape[1:]) if shape[0] is None and array.ndim else shape
     if array.shape != expected:
@@ -98,9 +98,10 @@ def _array(content: bytes, name: str, where: str, shape: tuple[int | None, ...])
 
 
 def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, dict]]:
-    """All test subjects: {subject: {scene: (T, 17, 3) metres}} and the same of [pixels].
+    """Read all test subjects: {subject: {scene: (T, 17, 3) metres}}, and {subject: {scene:
+    [(T, 17, 2) pixels]}}.
 
-    A number of frames that is not the official one is a warning on stderr.
+    If a subject has another number of frames than the official one, a warning goes to stderr.
 
     Raises:
         UserError: see :func:`read_files` and :func:`read_sequence`.
@@ -113,8 +114,8 @@ def convert(source: Path, annotation: str) -> tuple[dict[str, dict], dict[str, d
         positions[subject], pixels[subject] = {scene: points}, {scene: [image]}
         if len(points) != FRAMES[subject]:
             print(
-                f"warning: {subject} has {len(points)} valid frames, the official test set "
-                f"{FRAMES[subject]}: figures will not compare with published ones",
+                f"warning: {subject} has {len(points)} valid frames, the official test set has "
+                f"{FRAMES[subject]}: results are not comparable with published ones",
                 file=sys.stderr,
             )
     return positions, pixels
@@ -125,12 +126,12 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder or zip archive of the official test set")
     parser.add_argument(
         "--annotation", choices=ANNOTATIONS, default="univ",
-        help="3D joints scaled to one height, as the official evaluation, or as measured in the "
-        "camera's space (default: univ)",
+        help="univ: 3D joints scaled to the same height for all people, as in the official "
+        "evaluation; camera: 3D joints as measured, in camera space (default: univ)",
     )  # fmt: skip
     parser.add_argument(
         "--output_dir", type=Path, default=_DATASET, metavar="DIR",
-        help="where the npz files go (default: the program's dataset/)",
+        help="folder of the npz files (default: the dataset/ folder of the repository)",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace existing files")
     args = parser.parse_args()
@@ -146,6 +147,7 @@ def main() -> None:
 
 
 def _print_frames(positions: dict[str, dict]) -> None:
+    """Print the number of frames of each subject beside the official one."""
     total = 0
     for subject, scene in SCENES_3DHP.items():
         frames = len(positions[subject][scene])

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Motion capture in ASF/AMC form (HDM05, CMU) -> an npz file in Human3.6M's layout, 17 joints.
+"""Convert motion capture in ASF/AMC files (HDM05, CMU) to Human3.6M's layout, 17 joints.
 
     python data/prepare_data_asfamc.py hdm05.zip --output dataset/data_3d_hdm05.npz
 
-An ASF file describes a skeleton, an AMC file its joint angles frame by frame. Forward kinematics
-gives the end of every bone; the 17 that match Human3.6M's joints are kept, in metres, z up. Writes
-{subject: {"action trial": (T, 17, 3) float32}} under the key ``positions_3d``.
+An ASF file describes a skeleton, an AMC file has its joint angles in each frame. Forward kinematics
+computes the end of every bone. The 17 ends that match Human3.6M's joints are kept, in metres, z up.
+The output npz file has {subject: {"action trial": (T, 17, 3) float32}} under ``positions_3d``.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from common.parser import Parser
 from common.progress import follow
 from data.npz_io import save_object_arrays
 
-# The bone whose end is each of the 17 joints, in Human3.6M's order ("root" is the root itself).
+# For each of the 17 joints the bone that ends there, in Human3.6M's order ("root" is the root).
 JOINT_BONES = (
     "root", "rhipjoint", "rfemur", "rtibia", "lhipjoint", "lfemur", "ltibia", "upperback", "thorax",
     "upperneck", "head", "lclavicle", "lhumerus", "lwrist", "rclavicle", "rhumerus", "rwrist",
@@ -34,14 +34,21 @@ JOINT_BONES = (
 _INCH = 0.0254
 _HDM05_NAME = re.compile(r"HDM_(?P<subject>[a-z]+)_(?P<motion>\w+?)_(?P<trial>\d+)_(?P<rate>\d+)")
 _CMU_NAME = re.compile(r"(?P<subject>\w+)_(?P<trial>\d+)")
-# "squat1Reps", "sneak2StepsLStart", "hopBothLegs1hops": the repetitions are not the action.
+# The part of a name that does not belong to the action: "squat1Reps", "sneak2StepsLStart",
+# "hopBothLegs1hops".
 _REPETITIONS = re.compile(r"\d+(Reps|Steps|hops).*$")
 
 
 @dataclass(frozen=True)
 class Bone:
-    """A bone at rest: parent's name, axis rotation C (3, 3), end minus start (3,) in metres, and
-    the axes (0 x, 1 y, 2 z) of the angles that an AMC file gives for it, in order."""
+    """A bone in the rest pose.
+
+    Attributes:
+        parent: name of the parent bone.
+        axis: (3, 3) rotation C of the bone's local axes.
+        offset: (3,) vector from the start to the end of the bone, metres.
+        dof: rotation axes (0 x, 1 y, 2 z) of the angles in an AMC file, in its order.
+    """
 
     parent: str
     axis: np.ndarray
@@ -51,14 +58,14 @@ class Bone:
 
 @dataclass(frozen=True)
 class Asf:
-    """A skeleton: its bones, parents before children, and metres per unit of its lengths."""
+    """A skeleton: its bones, parents before children, and the length unit of the file in metres."""
 
     bones: dict[str, Bone]
     scale: float
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
-    """Euler angles (..., 3) about x, y, z in degrees -> Rz Ry Rx (..., 3, 3)."""
+    """Euler angles (..., 3) about x, y, z in degrees -> rotation matrices Rz Ry Rx (..., 3, 3)."""
     radians = np.radians(angles)
     cx, cy, cz = np.moveaxis(np.cos(radians), -1, 0)
     sx, sy, sz = np.moveaxis(np.sin(radians), -1, 0)
@@ -71,10 +78,13 @@ def rotation(angles: np.ndarray) -> np.ndarray:
 
 
 def parse_asf(text: str, name: str) -> Asf:
-    """Read a skeleton.
+    """Parse the text of an ASF file.
+
+    Args:
+        name: the name of the file, for messages.
 
     Raises:
-        UserError: a section or a value is missing, or an angle's unit is not degrees.
+        UserError: a section or a value is missing, or angles are not in degrees.
     """
     try:
         sections = _sections(text)
@@ -104,6 +114,7 @@ def parse_asf(text: str, name: str) -> Asf:
 
 
 def _sections(text: str) -> dict[str, list[str]]:
+    """The lines of each section of an ASF file, without comments and empty lines."""
     sections: dict[str, list[str]] = {}
     current: list[str] = []
     for raw in text.splitlines():
@@ -116,7 +127,11 @@ def _sections(text: str) -> dict[str, list[str]]:
 
 
 def _check_root(lines: list[str]) -> None:
-    """The root must move by translation then Euler xyz, from a rest pose of zero."""
+    """Check that the root has the order TX TY TZ RX RY RZ and rests at zero.
+
+    Raises:
+        ValueError: it does not.
+    """
     root = {words[0]: words[1:] for words in map(str.split, lines)}
     if [word.upper() for word in root["order"]] != ["TX", "TY", "TZ", "RX", "RY", "RZ"]:
         raise ValueError(f"root order {' '.join(root['order'])}")
@@ -125,7 +140,7 @@ def _check_root(lines: list[str]) -> None:
 
 
 def _blocks(lines: list[str]) -> Iterable[dict[str, list[str]]]:
-    """The begin ... end blocks of the bone section, each as {field: words}."""
+    """Yield each ``begin ... end`` block of the bone section as {field: words}."""
     fields: dict[str, list[str]] = {}
     for line in lines:
         if line == "begin":
@@ -138,6 +153,11 @@ def _blocks(lines: list[str]) -> Iterable[dict[str, list[str]]]:
 
 
 def _parents_first(bones: dict[str, Bone]) -> dict[str, Bone]:
+    """Sort bones so that parents come before their children.
+
+    Raises:
+        ValueError: a bone is not connected to the root.
+    """
     ordered: dict[str, Bone] = {}
     while len(ordered) < len(bones):
         ready = {
@@ -146,16 +166,22 @@ def _parents_first(bones: dict[str, Bone]) -> dict[str, Bone]:
             if name not in ordered and (bone.parent == "root" or bone.parent in ordered)
         }
         if not ready:
-            raise ValueError("bones that do not hang on the root")
+            raise ValueError("bones that are not connected to the root")
         ordered.update(ready)
     return ordered
 
 
 def parse_amc(text: str, name: str) -> dict[str, np.ndarray]:
-    """Read a motion: {bone: (T, values)}, translations in file units and angles in degrees.
+    """Parse the text of an AMC file: {bone: (T, values)}.
+
+    Angles are in degrees; the translation of the root is in the length unit of the ASF file.
+
+    Args:
+        name: the name of the file, for messages.
 
     Raises:
-        UserError: no frames, a frame without its bones, a value that is not a finite number.
+        UserError: there are no frames, a frame has other bones than the first, or a value is not a
+            finite number.
     """
     lines = [line for line in text.splitlines() if line.strip() and line.strip()[0] not in "#:"]
     starts = [i for i, line in enumerate(lines) if line.strip().isdigit()]
@@ -182,12 +208,17 @@ def parse_amc(text: str, name: str) -> dict[str, np.ndarray]:
 
 
 def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Joint positions (T, 17, 3) float32, world metres, z up; all frames at once.
+    """Joint positions (T, 17, 3) float32, world metres, z up.
 
     G[bone] = G[parent] (C R(motion) C^-1); end of bone = end of parent + G[bone] offset.
 
+    Args:
+        asf: the skeleton.
+        motion: its motion, as :func:`parse_amc` returns it.
+        name: the name of the motion's file, for messages.
+
     Raises:
-        UserError: skeleton and motion do not belong together.
+        UserError: the motion is not one of this skeleton.
     """
     moving = {bone_name for bone_name, bone in asf.bones.items() if bone.dof} | {"root"}
     if stray := moving.symmetric_difference(motion):
@@ -210,24 +241,27 @@ def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np
 
 
 def clip_name(stem: str) -> tuple[str, str, int | None]:
-    """A file's stem -> subject, sequence name ("action trial"), frame rate if the name tells.
+    """Subject, sequence name ("action trial") and frame rate in Hz, from the stem of a file name.
 
-    HDM05: ``HDM_bd_squat1Reps_009_120`` -> bd, "squat 9", 120. CMU's names carry no action:
-    ``02_01`` -> 02, "clip 1".
+    HDM05: ``HDM_bd_squat1Reps_009_120`` -> bd, "squat 9", 120. CMU's names have no action and no
+    frame rate: ``02_01`` -> 02, "clip 1", None.
 
     Raises:
-        UserError: neither form.
+        UserError: the stem has neither form.
     """
     if match := _HDM05_NAME.fullmatch(stem):
         action = _REPETITIONS.sub("", match["motion"])
         return match["subject"], f"{action} {int(match['trial'])}", int(match["rate"])
     if match := _CMU_NAME.fullmatch(stem):
         return match["subject"], f"clip {int(match['trial'])}", None
-    raise UserError(f"{stem}: neither HDM05's nor CMU's form of name (HDM_bd_squat_009_120, 02_01)")
+    raise UserError(
+        f"{stem} is neither a name of HDM05's form nor of CMU's: rename it like "
+        "HDM_bd_squat_009_120 or 02_01"
+    )
 
 
 def read_texts(source: Path) -> dict[str, str]:
-    """The ASF and AMC files of a zip archive or a folder: {path: text}, sorted by path.
+    """Read the ASF and AMC files of a zip archive or a folder: {path: text}, sorted by path.
 
     Raises:
         UserError: the source is missing, damaged, or has no such files.
@@ -239,24 +273,28 @@ def read_texts(source: Path) -> dict[str, str]:
         try:
             archive = zipfile.ZipFile(source)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{source} is not a whole zip archive: download it again") from error
+            raise UserError(f"{source} is not a complete zip archive: download it again") from error
         texts = {name: (lambda n=name: archive.read(n)) for name in archive.namelist()}
     else:
         raise UserError(f"{source} is not there: give an archive (.zip) or a folder")
     wanted = sorted(name for name in texts if name.lower().endswith((".asf", ".amc")))
     if not wanted:
-        raise UserError(f"{source} holds no .asf and .amc files")
-    # latin-1: first lines quote Windows paths in unknown encodings.
+        raise UserError(f"{source} has no .asf and .amc files: give the archive or folder of them")
+    # latin-1 decodes any byte: the first lines have Windows paths in unknown encodings.
     return {name: texts[name]().decode("latin-1") for name in wanted}
 
 
 def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np.ndarray]]:
-    """All clips of an archive or folder: {subject: {"action trial": (T, 17, 3) float32}}.
+    """Convert all clips of an archive or folder: {subject: {"action trial": (T, 17, 3) float32}}.
 
-    Every (rate_in / rate_out)-th frame is kept, the first included.
+    Args:
+        rate_in: frame rate in Hz of files whose name does not have it.
+        rate_out: frame rate in Hz of the result. Every (rate_in / rate_out)-th frame is kept,
+            beginning with the first.
 
     Raises:
-        UserError: see the parsers; also two clips of one name, or rates that do not divide.
+        UserError: see the parsers; also if two clips have the same name, a skeleton is missing, or
+            ``rate_out`` does not divide the frame rate of a file.
     """
     texts = read_texts(source)
     skeletons = {}
@@ -269,12 +307,14 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
     for name in follow(clips, "clips", len(clips), "clip"):
         subject, sequence, rate = clip_name(PurePosixPath(name).stem)
         if subject not in skeletons:
-            raise UserError(f"{name}: its skeleton {subject}.asf is not in {source}")
+            raise UserError(f"{name}: its skeleton {subject}.asf is not in {source}: add it")
         step, rest = divmod(rate or rate_in, rate_out)
         if rest or not step:
-            raise UserError(f"{name}: {rate or rate_in} Hz cannot be cut down to {rate_out} Hz")
+            raise UserError(
+                f"{name}: {rate or rate_in} Hz is no multiple of {rate_out} Hz: change --rate_out"
+            )
         if sequence in positions.setdefault(subject, {}):
-            raise UserError(f"{name}: a second clip {sequence!r} of subject {subject}")
+            raise UserError(f"{name}: a second clip {sequence!r} of subject {subject}: remove one")
         motion = {bone: v[::step] for bone, v in parse_amc(texts[name], name).items()}
         positions[subject][sequence] = forward_kinematics(skeletons[subject], motion, name)
     return positions
@@ -286,16 +326,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     parser.add_argument(
         "--rate_in", type=int, default=120, metavar="HZ",
-        help="frame rate where the file name does not tell (default: 120)",
+        help="frame rate of files whose name does not have it (default: 120)",
     )  # fmt: skip
     parser.add_argument(
-        "--rate_out", type=int, default=30, metavar="HZ", help="frame rate to keep (default: 30)"
+        "--rate_out",
+        type=int,
+        default=30,
+        metavar="HZ",
+        help="frame rate of the output (default: 30)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     args = parser.parse_args(argv)
     refuse_existing([args.output], args.force)
     if args.rate_in < 1 or args.rate_out < 1:
-        raise UserError("frame rates are positive numbers of Hz")
+        raise UserError("--rate_in and --rate_out: give frame rates of at least 1 Hz")
     positions = convert(args.source, args.rate_in, args.rate_out)
     save_object_arrays(args.output, positions_3d=positions)
     frames = sum(len(clip) for clips in positions.values() for clip in clips.values())

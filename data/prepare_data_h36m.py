@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""Human3.6M's poses, in any form in which people have them -> dataset/data_3d_h36m.npz and
-dataset/data_2d_h36m_gt.npz.
+"""Convert Human3.6M's 3D joints to dataset/data_3d_h36m.npz and dataset/data_2d_h36m_gt.npz.
 
     python data/prepare_data_h36m.py --from-archive h36m.zip
     python data/prepare_data_h36m.py --from-source FOLDER_OF_CDF_MAT
     python data/prepare_data_h36m.py --from-source-cdf Poses_D3_Positions_S*.tgz
 
-Archives are read without unpacking. The first file holds {subject: {sequence: (T, 32, 3) float32
-world metres}} under ``positions_3d``, the second the projections into the four cameras, {subject:
-{sequence: [4 x (T, 16, 2) float32 pixels]}} under ``positions_2d``, and ``metadata``.
+The input is the preprocessed archive, the official .cdf.mat files, or the official .cdf files.
+Archives are read without unpacking them. The first output file holds the 3D joints under
+``positions_3d``: {subject: {sequence: (T, 32, 3) float32, world metres}}. The second holds their
+projections into the four cameras under ``positions_2d``: {subject: {sequence: [4 x (T, 16, 2)
+float32, pixels]}}; and ``metadata``.
 """
 
 import argparse
@@ -34,16 +35,16 @@ from common.files import refuse_existing
 from common.parser import Parser
 from common.progress import follow
 from common.skeleton import SKELETONS, Skeleton
-from data.archive import MAX_MEMBER, read_h5, read_members, reading
+from data.archive import MAX_MEMBER, errors_about, read_h5, read_members
 from data.datasets import H36M
 from data.npz_io import save_object_arrays
 from data.pose_dataset import one_thread
 
 DATASET_DIR = Path(__file__).resolve().parents[1] / "dataset"
 SUBJECTS = H36M.subjects_train + H36M.subjects_test
-# The official files use longer names for two actions than everyone else.
+# The official files have longer names for two actions than other sources.
 _RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
-# Of Poses_D3_Positions_<subject>.tgz; a third party's list, so that a mismatch only warns.
+# MD5 of Poses_D3_Positions_<subject>.tgz. The list is a third party's, so a mismatch only warns.
 _MD5 = {
     "S1": "d4ae2827d0227dea8c88e6a082763d0a",
     "S5": "7a0bd0f458612decc9de0a04e0b589cc",
@@ -53,20 +54,20 @@ _MD5 = {
     "S9": "fce28bb66bf9908016e2d9738e5cb2db",
     "S11": "729e93d4e50c806f4a55fd1b87e2ff52",
 }
-# Farther from the room's centre than anybody walked: metres taken for millimetres, or damage.
-_ROOM = 50.0
+# Metres. No joint is farther from the world's origin, unless the unit is wrong or the file damaged.
+_MAX_DISTANCE = 50.0
 
 Positions = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form of the data set.
+    """One file format of the data set.
 
     Attributes:
-        pattern: finds a pose file; groups ``subject`` and ``sequence``. Names that begin with "_"
-            or "." are none: the official "_ALL.cdf", and what macOS leaves behind.
-        example: a path that it finds, for messages.
+        pattern: matches the path of a pose file; groups ``subject`` and ``sequence``. Names that
+            begin with "_" or "." do not match: the official "_ALL.cdf", and hidden files of macOS.
+        example: a path that matches, for messages.
         read: (content, name for messages) -> (T, 96) millimetres, x y z of 32 joints.
     """
 
@@ -76,27 +77,28 @@ class Form:
 
 
 def read_archive_h5(content: bytes, where: str) -> np.ndarray:
-    """The preprocessed archive's h5 files: ``3D_positions`` (96, T)."""
+    """Read an h5 file of the preprocessed archive: ``3D_positions`` (96, T) -> (T, 96)."""
     return read_h5(content, "3D_positions", where).T
 
 
 def read_mat(content: bytes, where: str) -> np.ndarray:
-    """The official .cdf.mat files: a cell ``data`` of one matrix (T, 96), of MATLAB v5 or v7.3.
+    """Read an official .cdf.mat file: a MATLAB cell ``data`` with one matrix -> (T, 96).
 
-    A v7.3 file is HDF5 after a header of 512 bytes, its matrices transposed.
+    Files of MATLAB v5 and v7.3 are read. A v7.3 file is HDF5 after a header of 512 bytes, and its
+    matrices are transposed.
     """
     if b"\x89HDF\r\n\x1a\n" in content[:1024]:
         return read_h5(content, "data", where).T
     scipy = require("scipy")
-    with reading(where):
+    with errors_about(where):
         return scipy.io.loadmat(io.BytesIO(content), variable_names=["data"])["data"][0, 0]
 
 
 def read_cdf(content: bytes, where: str) -> np.ndarray:
-    """The official .cdf files: the variable ``Pose`` (1, T, 96)."""
+    """Read an official .cdf file: the variable ``Pose`` (1, T, 96) -> (T, 96)."""
     cdflib = require("cdflib")
-    # cdflib reads files by name only.
-    with reading(where), tempfile.TemporaryDirectory() as folder:
+    # cdflib reads files only by name.
+    with errors_about(where), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "poses.cdf")
         path.write_bytes(content)
         file = cdflib.CDF(path)
@@ -107,6 +109,7 @@ def read_cdf(content: bytes, where: str) -> np.ndarray:
 
 
 def _official(suffix: str) -> re.Pattern[str]:
+    """Pattern of the paths of the official pose files with this suffix."""
     folder = r"(?:^|/)(?P<subject>S\d+)/(?:MyPoseFeatures/)?(?:Poses_)?D3_Positions/"
     return re.compile(folder + r"(?P<sequence>[^/_.][^/]*)" + re.escape(suffix) + "$")
 
@@ -127,10 +130,10 @@ FORMS = {
 
 
 def sequence_name(stem: str, where: str) -> str:
-    """A file's stem -> the name in the npz files: "TakingPhoto 1" -> "Photo 1".
+    """The sequence name in the npz files for the stem of a file: "TakingPhoto 1" -> "Photo 1".
 
     Raises:
-        UserError: it is not "Action" or "Action k" of the data set.
+        UserError: the stem is not "Action" or "Action k" with an action of the data set.
     """
     action, space, trial = stem.partition(" ")
     action = _RENAMED.get(action, action)
@@ -143,26 +146,26 @@ def to_positions(values: np.ndarray, where: str) -> np.ndarray:
     """(T, 96) millimetres -> (T, 32, 3) float32 metres.
 
     Raises:
-        UserError: another shape or type, no frames, or a joint that is nowhere in the room.
+        UserError: another shape or type, no frames, or a joint that is not finite or beyond 50 m.
     """
     if values.ndim != 2 or values.shape[1] != 96 or values.dtype.kind != "f" or not len(values):
         raise UserError(f"{where}: frames of 96 numbers expected, got {values.shape}")
     metres = np.ascontiguousarray(values, dtype=np.float64).reshape(-1, 32, 3) / 1000
-    outside = ~(np.abs(metres) < _ROOM).all(axis=(1, 2))  # also where a value is not a number
+    outside = ~(np.abs(metres) < _MAX_DISTANCE).all(axis=(1, 2))  # True for NaN too
     if outside.any():
         raise UserError(
             f"{where}: frame {int(outside.argmax())} has a joint that is not a number or is beyond "
-            f"{_ROOM:.0f} m: the file is damaged or not in millimetres, get it again"
+            f"{_MAX_DISTANCE:.0f} m: the file is damaged or not in millimetres, get it again"
         )
     return metres.astype(np.float32)
 
 
 def read_positions(sources: Iterable[Path], form: Form) -> Positions:
-    """All sequences of the protocol's subjects, sorted by subject and name.
+    """Read all sequences of the protocol's subjects, sorted by subject and name.
 
     Raises:
-        UserError: see ``data.archive`` and the functions above; also a sequence that is there
-            twice, or no sequence at all.
+        UserError: see ``data.archive`` and the functions above; also if a sequence is there twice,
+            or if there is no sequence.
     """
     found: Positions = {subject: {} for subject in SUBJECTS}
     files = (file for source in sources for file in read_members(source, form.pattern))
@@ -179,7 +182,11 @@ def read_positions(sources: Iterable[Path], form: Form) -> Positions:
 
 
 def project_positions(positions: Positions, skeleton: Skeleton) -> dict[str, dict[str, list]]:
-    """World metres (T, 32, 3) -> pixels (T, J, 2) float32 in each of the subject's cameras."""
+    """Project motions (T, 32, 3), world metres, into each of the subject's cameras.
+
+    Returns:
+        {subject: {sequence: [(T, J, 2) float32 pixels of each camera]}}.
+    """
     kept = skeleton.indices_in(32)
     return {
         subject: {
@@ -200,13 +207,21 @@ def _project(motion: torch.Tensor, subject: str) -> list[np.ndarray]:
 
 
 def metadata(skeleton: Skeleton) -> dict:
-    """What a file of 2D joints says about them."""
+    """The metadata of a file of 2D joints: number of joints, and the left and right joints."""
     symmetry = [list(skeleton.joints_left), list(skeleton.joints_right)]
     return {"num_joints": skeleton.num_joints, "keypoints_symmetry": symmetry}
 
 
 def stop_if_missing(found: dict[str, dict], allow: bool) -> None:
-    """Stop, or only warn, where sequences of the protocol are missing; names all of them."""
+    """Report all sequences of the protocol that are missing.
+
+    Args:
+        found: {subject: {sequence: ...}}.
+        allow: print a warning to stderr instead of raising.
+
+    Raises:
+        UserError: sequences are missing, and ``allow`` is false.
+    """
     missing = [
         line
         for subject in SUBJECTS
@@ -214,32 +229,36 @@ def stop_if_missing(found: dict[str, dict], allow: bool) -> None:
     ]
     if missing and not allow:
         raise UserError(
-            f"sequences are missing: {', '.join(missing)}. Get these files, or go on without them "
-            "with --allow-missing"
+            f"sequences are missing: {', '.join(missing)}. Get these files, or continue without "
+            "them with --allow-missing"
         )
     if missing:
         print(f"warning: sequences are missing: {', '.join(missing)}", file=sys.stderr)
 
 
 def warn_of_md5(path: Path) -> None:
-    """Compare an official archive with the MD5 that others found; a difference is a warning."""
+    """Compare the MD5 of an official archive with the third party's list; warn if it differs.
+
+    Raises:
+        UserError: the archive cannot be read.
+    """
     match = re.fullmatch(r"Poses_D3_Positions_(S\d+)\.tgz", path.name)
     if match is None or match[1] not in _MD5 or not path.is_file():
         return
     digest = hashlib.md5(usedforsecurity=False)
-    with reading(path), path.open("rb") as file:
+    with errors_about(path), path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     if digest.hexdigest() != _MD5[match[1]]:
         print(
-            f"warning: {path} has MD5 {digest.hexdigest()}, others have {_MD5[match[1]]}: "
-            "it may be cut off or of another release",
+            f"warning: {path} has MD5 {digest.hexdigest()}, {_MD5[match[1]]} expected: "
+            "it may be truncated or of another release",
             file=sys.stderr,
         )
 
 
 def find_archives(paths: Iterable[Path]) -> list[Path]:
-    """A folder that holds the official archives stands for these."""
+    """Replace each folder that holds official archives by the archives in it."""
     sources = []
     for path in paths:
         archives = sorted(path.glob("Poses_D3_Positions_S*.tgz")) if path.is_dir() else []
@@ -248,7 +267,7 @@ def find_archives(paths: Iterable[Path]) -> list[Path]:
 
 
 def report_frames(positions: Positions) -> None:
-    """Print what was read, beside what the literature reports."""
+    """Print the numbers of sequences and frames, and compare them with the protocol."""
     for subject, clips in positions.items():
         frames = sum(map(len, clips.values()))
         print(f"{subject:>5}: {len(clips)} sequences, {frames:,} frames")
@@ -258,19 +277,19 @@ def report_frames(positions: Positions) -> None:
             for subject in subjects
             for clip in positions.get(subject, {}).values()
         )
-        verdict = H36M.against_protocol(split, frames)
+        verdict = H36M.compare_with_protocol(split, frames)
         print(f"{split:>5}: {frames:,} frames over the cameras, {verdict}")
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """The flags of every script that prepares files of Human3.6M."""
+    """Add the flags that all scripts share that prepare files of Human3.6M."""
     parser.add_argument(
         "--allow-missing", "--allow_missing", action="store_true",
-        help="go on where sequences are missing; every result made with the files names them",
+        help="continue if sequences are missing; every result made with the files names them",
     )  # fmt: skip
     parser.add_argument(
         "--output_dir", type=Path, default=DATASET_DIR, metavar="DIR",
-        help="where the npz files go (default: the dataset/ folder of the repository)",
+        help="folder of the npz files (default: the dataset/ folder of the repository)",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
 
@@ -281,13 +300,13 @@ def parse_args() -> argparse.Namespace:
     for name, text in (
         ("archive", "h36m.zip, or the folder it unpacks to"),
         ("source", "folders of the official .cdf.mat files (S1/MyPoseFeatures/D3_Positions/...)"),
-        ("source-cdf", "the official Poses_D3_Positions_S*.tgz, or folders of them or of .cdf"),
+        ("source-cdf", "the official Poses_D3_Positions_S*.tgz, or folders of these or of .cdf"),
     ):
         flags = dict.fromkeys([f"--from-{name}", f"--from_{name.replace('-', '_')}"])
         sources.add_argument(*flags, nargs="+", type=Path, metavar="PATH", help=text)
     parser.add_argument(
         "--joints", type=int, choices=sorted(SKELETONS), default=16,
-        help="joints of the 2D file (default: 16)",
+        help="number of joints in the 2D file (default: 16)",
     )  # fmt: skip
     add_output_options(parser)
     return parser.parse_args()

@@ -13,7 +13,7 @@ class PoseRefine(nn.Module):
         x, y = s P + (1 - s) P'        z = P's z
 
     P is the network's pose. P' has its depths, and x and y from the 2D input
-    (``common.camera.lift_again``).
+    (``common.camera.back_project_pose``).
     """
 
     def __init__(self, num_joints: int) -> None:

@@ -201,8 +201,8 @@ def test_h5_links_to_other_files_are_not_followed(tmp_path):
     for build, message in (
         (external, "of its own"),
         (soft, "of its own"),
-        (virtual, "lies in other files"),
-        (stored_outside, "lies in other files"),
+        (virtual, "stored in other files"),
+        (stored_outside, "stored in other files"),
     ):
         content = h5_file(build)
         with pytest.raises(UserError, match=message):

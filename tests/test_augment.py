@@ -8,7 +8,7 @@ from common.skeleton import H36M_16, H36M_17
 from data.augment import Augmentation
 from data.cameras import h36m_cameras
 from data.datasets import HDM05
-from data.pose_dataset import AugmentedBatch, PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, augment_batch, load_pose_datasets
 from tests.conftest import ROOT
 from tests.test_camera import pixel
 
@@ -42,7 +42,7 @@ def test_up_is_where_the_worlds_z_axis_points():
 
 def test_bodies_keep_their_joint_angles(dataset):
     pose = dataset.targets_3d
-    changed = Augmentation().change_body(pose, H36M_17)
+    changed = Augmentation().change_bone_lengths(pose, H36M_17)
     assert (changed[:, 0] == 0).all()
     before, after = bones(pose), bones(changed)
     cosine = torch.cosine_similarity(before, after, dim=-1)
@@ -52,7 +52,7 @@ def test_bodies_keep_their_joint_angles(dataset):
 
 
 def test_left_and_right_stay_alike(dataset):
-    changed = Augmentation(bone_sigma=0.3).change_body(dataset.targets_3d, H36M_17)
+    changed = Augmentation(bone_sigma=0.3).change_bone_lengths(dataset.targets_3d, H36M_17)
     scale = bones(changed).norm(dim=-1) / bones(dataset.targets_3d).norm(dim=-1)
     joints = [joint for joint, _ in H36M_17.bones()]
     for left, right in zip(H36M_17.joints_left, H36M_17.joints_right, strict=True):
@@ -64,19 +64,19 @@ def test_left_and_right_stay_alike(dataset):
 
 def test_a_turn_is_about_the_vertical_through_the_root(dataset):
     pose = dataset.targets_3d
-    changed = Augmentation(0.0, 0.0, turn=1.0).change(pose, up(len(pose)), H36M_17)
+    changed = Augmentation(0.0, 0.0, turn=1.0).augment_poses(pose, up(len(pose)), H36M_17)
     height = (pose @ up(1)[0], changed @ up(1)[0])
     assert torch.allclose(*height, atol=1e-5)
     assert torch.allclose(torch.cdist(pose, pose), torch.cdist(changed, changed), atol=1e-3)
     assert (changed - pose).norm(dim=-1).amax(dim=1).median() > 0.1
-    some = Augmentation(0.0, 0.0, turn=0.3).change(pose, up(len(pose)), H36M_17)
+    some = Augmentation(0.0, 0.0, turn=0.3).augment_poses(pose, up(len(pose)), H36M_17)
     share = ((some - pose).abs().amax(dim=(1, 2)) > 1e-5).float().mean()
     assert 0.15 < share < 0.45
 
 
 def test_a_tilt_leaves_the_vertical():
     vertical = up(2000)
-    rotation = Augmentation(turn=0.0, tilt=10.0)._rotations(vertical)
+    rotation = Augmentation(turn=0.0, tilt=10.0)._random_rotations(vertical)
     angle = torch.tensor(Rotation.from_matrix(rotation.double().numpy()).magnitude())
     assert 8 < torch.rad2deg(angle.square().mean().sqrt()) < 12
     turned = (rotation @ vertical.unsqueeze(-1)).squeeze(-1)
@@ -88,8 +88,8 @@ def test_a_tilt_leaves_the_vertical():
 def test_changed_poses_are_projected_as_a_camera_would(dataset):
     index = torch.arange(0, len(dataset), 7)
     flipped = torch.arange(len(index)) % 2 == 0
-    batch = AugmentedBatch(dataset, index, flipped)
     original = PoseBatch(dataset, index, flipped)
+    batch = augment_batch(original, Augmentation())
     assert torch.equal(batch.root_3d, original.root_3d)
     points = (batch.targets_3d + batch.root_3d.unsqueeze(1)).double()
     before = (original.targets_3d + original.root_3d.unsqueeze(1)).double()
@@ -109,14 +109,14 @@ def test_changed_poses_are_projected_as_a_camera_would(dataset):
 
 
 def test_without_strength_nothing_changes(dataset):
-    batch = AugmentedBatch(dataset, torch.arange(50), augmentation=Augmentation(0.0, 0.0, turn=0.0))
+    batch = augment_batch(PoseBatch(dataset, torch.arange(50)), Augmentation(0.0, 0.0, turn=0.0))
     assert torch.allclose(batch.targets_3d, dataset.targets_3d[:50], atol=1e-6)
     assert torch.allclose(batch.inputs_2d, dataset.inputs_2d[:50], atol=1e-6)
 
 
 def test_an_epoch_has_every_pose_once_half_of_them_mirrored(dataset):
     loader = PoseLoader(dataset, 64, augmentation=Augmentation())
-    batches = list(loader.shuffled(1))
+    batches = list(loader.shuffled_batches(1))
     assert len(batches) == loader.epoch_steps
     index = torch.cat([batch.index for batch in batches])
     assert torch.equal(index.sort().values, torch.arange(len(dataset)))
@@ -126,13 +126,35 @@ def test_an_epoch_has_every_pose_once_half_of_them_mirrored(dataset):
 
 def test_sixteen_joints_change_as_seventeen_do(dataset):
     kept = [joint for joint, name in enumerate(H36M_17.names) if name != "Neck/Nose"]
-    changed = Augmentation().change_body(dataset.targets_3d[:, kept], H36M_16)
+    changed = Augmentation().change_bone_lengths(dataset.targets_3d[:, kept], H36M_16)
     before = bones(dataset.targets_3d[:, kept], H36M_16)
     assert (torch.cosine_similarity(before, bones(changed, H36M_16), dim=-1) > 1 - 1e-5).all()
 
 
+def test_reading_a_batch_draws_no_random_numbers(dataset):
+    augmented = PoseLoader(dataset, 64, augmentation=Augmentation())
+    plain = PoseLoader(dataset, 64, flips=True)
+    for batch in (next(augmented.shuffled_batches(1)), next(plain.shuffled_batches(1))):
+        before = torch.get_rng_state()
+        for name in ("inputs_2d", "targets_3d", "root_3d", "intrinsics", "up"):
+            assert getattr(batch, name) is getattr(batch, name)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_loader_draws_the_mirror_then_bones_size_and_turn(dataset):
+    torch.manual_seed(5)
+    batch = next(PoseLoader(dataset, 64, augmentation=Augmentation()).shuffled_batches(1))
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    flipped = torch.rand(64) < 0.5
+    original = PoseBatch(dataset, batch.index, flipped)
+    expected = Augmentation().augment_poses(original.targets_3d, original.up, H36M_17)
+    assert torch.equal(batch.flipped, flipped) and torch.equal(batch.targets_3d, expected)
+    assert torch.equal(torch.rand(1), after)
+
+
 def test_the_source_is_left_as_it_was(dataset):
     before = dataset.targets_3d.clone(), dataset.inputs_2d.clone()
-    for batch in PoseLoader(replace(dataset), 64, augmentation=Augmentation()).shuffled(1):
+    for batch in PoseLoader(replace(dataset), 64, augmentation=Augmentation()).shuffled_batches(1):
         assert batch.inputs_2d.isfinite().all()
     assert torch.equal(before[0], dataset.targets_3d) and torch.equal(before[1], dataset.inputs_2d)

@@ -11,18 +11,18 @@ from common.skeleton import H36M_16, H36M_17
 from data.pose_dataset import PoseLoader
 from models.build import build_model
 from tools import benchmark
-from tools.benchmark import made_poses, main, our_training, training_flop
+from tools.benchmark import made_poses, main, our_training, plain_poses, training_flop
 from tools.textbook import TextbookGCN, textbook_epoch, textbook_evaluate
 from training.engine import evaluate, train_one_epoch
 
 
 def both(dim: int):
-    """Our trainer and the textbook's network, with the same weights."""
-    trainer = our_training(16, dim)
+    """Our training and the textbook's network, with the same weights."""
+    training = our_training(16, dim)
     theirs = TextbookGCN(H36M_16.adjacency(), dim)
-    ours = trainer.networks["state_dict"]
+    ours = training.networks["state_dict"]
     theirs.load_state_dict(ours.state_dict())
-    return trainer, ours, theirs
+    return training, ours, theirs
 
 
 @pytest.mark.parametrize("embedded", [False, True])
@@ -45,7 +45,7 @@ def test_weights_after_200_steps_are_those_of_the_textbook_loop():
     """By Adam, in float64. The biases before a BatchNorm have gradient zero, computed as rounding
     errors; in float32 these are above Adam's epsilon, which makes steps of full size of them, by
     chance in either loop. In float64 they are far below, and all weights can be compared."""
-    trainer, ours, theirs = both(8)
+    training, ours, theirs = both(8)
     ours.double(), theirs.double()
     data = made_poses(800, H36M_16)  # 25 steps an epoch
     data = replace(data, inputs_2d=data.inputs_2d.double(), targets_3d=data.targets_3d.double())
@@ -53,9 +53,10 @@ def test_weights_after_200_steps_are_those_of_the_textbook_loop():
     before, step = {name: value.clone() for name, value in ours.state_dict().items()}, 0
     for epoch in range(1, 9):
         loader = PoseLoader(data, 32, seed=3)
-        loss, step = train_one_epoch(trainer, loader, epoch, step)
-        batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled(epoch))
-        assert math.isclose(loss, textbook_epoch(theirs, optimizer, batches), rel_tol=1e-4)
+        trained = train_one_epoch(training, loader, epoch, step)
+        batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled_batches(epoch))
+        assert math.isclose(trained.loss, textbook_epoch(theirs, optimizer, batches), rel_tol=1e-4)
+        step = trained.step
     assert step == 200
     for name, tensor in theirs.state_dict().items():
         found = ours.state_dict()[name]
@@ -65,9 +66,9 @@ def test_weights_after_200_steps_are_those_of_the_textbook_loop():
 
 
 def test_evaluation_gives_the_textbook_figures():
-    trainer, _, theirs = both(8)
+    training, _, theirs = both(8)
     data = made_poses(150, H36M_16)
-    summary = evaluate(trainer, PoseLoader(data, 64))
+    summary = evaluate(plain_poses(training), PoseLoader(data, 64))
     table = textbook_evaluate(theirs, data, 64)
     for action, row in zip(data.actions, table, strict=True):
         found = summary["per_action"][action]
@@ -121,9 +122,9 @@ def test_the_recipe_has_a_line_for_each_part_and_its_time(call, tmp_path, monkey
 def test_a_stream_of_steps_is_the_epochs_one_after_another():
     data = made_poses(10, H36M_16)
     stream = benchmark._Stream(data, 4, steps=2)
-    found = [batch.index.tolist() for _ in range(3) for batch in stream.shuffled(1)]
+    found = [batch.index.tolist() for _ in range(3) for batch in stream.shuffled_batches(1)]
     loader = PoseLoader(data, 4)
-    epochs = [batch.index.tolist() for epoch in (1, 2) for batch in loader.shuffled(epoch)]
+    epochs = [batch.index.tolist() for epoch in (1, 2) for batch in loader.shuffled_batches(epoch)]
     assert found == epochs
 
 

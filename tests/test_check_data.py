@@ -108,7 +108,7 @@ WRONG_2D = {
 WRONG_3D = {
     "millimetres": (lambda m: m * 1000, "in millimetres: divide them by 1000"),
     "centimetres": (lambda m: m * 100, "in centimetres: divide them by 100"),
-    "huge": (lambda m: m * 5, "times as large as a grown-up"),
+    "huge": (lambda m: m * 5, "times as large as an adult"),
     "y up": (lambda m: m[..., [0, 2, 1]] * [1, 1, -1], r"stand along y.*store \(x, -z, y\)"),
     "a camera's": (
         lambda m: world_to_camera(
@@ -146,7 +146,7 @@ def test_wrong_2d_is_named_and_may_be_gone_on_with(case, tmp_path):
         load(tmp_path, keypoints="x")
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'data_2d_h36m_x.npz'}, S9: ") and "\n" not in text
-    assert text.endswith("or go on with --no-check_data")
+    assert text.endswith("or skip the check with --no-check_data")
     assert len(load(tmp_path, keypoints="x", check=False)) == 2 * 4 * 6 * 4
 
 
@@ -160,7 +160,7 @@ def test_wrong_3d_is_named_and_may_be_gone_on_with(case, tmp_path):
             load(tmp_path, skeleton)
         text = str(caught.value)
         assert text.startswith("data_3d_h36m.npz, S9: ") and "\n" not in text
-        assert text.endswith("or go on with --no-check_data")
+        assert text.endswith("or skip the check with --no-check_data")
     assert len(load(tmp_path, check=False)) == 2 * 4 * 6 * 4
 
 
@@ -289,7 +289,7 @@ def test_files_in_the_raw_hourglass_order_are_read(sides, tmp_path):
     ours, raw = (load(tmp_path, keypoints=name) for name in ("ours", "sh_raw"))
     assert torch.equal(ours.inputs_2d, raw.inputs_2d)
     assert (ours.inputs_2d - load(tmp_path).inputs_2d).abs().max() < 2e-6
-    with pytest.raises(UserError, match="16 joints cannot give the 17"):
+    with pytest.raises(UserError, match="16 joints does not have the 17"):
         load(tmp_path, H36M_17, keypoints="sh_raw")
 
 
@@ -320,10 +320,10 @@ def test_all_32_joints_may_be_stored(tmp_path):
     ("found", "message"),
     [
         (metadata([list(range(1, 16, 2)), list(range(2, 17, 2))], 17), "COCO's order"),
-        (metadata(OUR_SIDES[17][::-1], 17), "left and right the other way round"),
-        (metadata([[1, 2, 3], [4, 5, 6]], 17), r"not known .*left is \[1, 2, 3\]"),
-        (metadata(OUR_SIDES[16], 16), "speak of 16 joints and its arrays have 17"),
-        (metadata(OUR_SIDES[16], 17), "not known"),
+        (metadata(OUR_SIDES[17][::-1], 17), "have left and right exchanged"),
+        (metadata([[1, 2, 3], [4, 5, 6]], 17), r"unknown order .*left is \[1, 2, 3\]"),
+        (metadata(OUR_SIDES[16], 16), "give 16 joints, but its arrays have 17"),
+        (metadata(OUR_SIDES[16], 17), "unknown order"),
         (metadata([["a"], ["b"]], 17), "are not {num_joints"),
         (metadata([[0.5], [1.5]], 17), "are not {num_joints"),
         (metadata([[1]], 17), "are not {num_joints"),
@@ -365,7 +365,7 @@ def test_17_joints_are_projected_where_ground_truth_2d_has_16(tmp_path):
     write_2d(tmp_path, positions, "gt", None, H36M_16, metadata=metadata(OUR_SIDES[16]))
     assert torch.equal(load(tmp_path, H36M_17).inputs_2d, projected.inputs_2d)
     write_2d(tmp_path, positions, "sh_ft_h36m", None, H36M_16)
-    with pytest.raises(UserError, match="16 joints cannot give the 17"):
+    with pytest.raises(UserError, match="16 joints does not have the 17"):
         load(tmp_path, H36M_17, keypoints="sh_ft_h36m")
 
 

@@ -90,7 +90,9 @@ def train_a_little(folder: Path) -> dict:
     )
     found = {"losses": [], "errors": []}
     for epoch, batch_size in enumerate(BATCH_SIZES, 1):
-        loader = PoseLoader(dataset, batch_size, part=distributed.rank_and_size())
+        loader = PoseLoader(
+            dataset, batch_size, rank=distributed.rank(), world_size=distributed.world_size()
+        )
         found["losses"].append(train_one_epoch(training, loader, epoch, 0).loss)
         with torch.no_grad():
             found["errors"].append(evaluate(lambda b: model.eval()(b.inputs_2d), loader))
@@ -244,32 +246,36 @@ def test_parts_of_a_batch_make_the_whole(h36m_folder):
     for processes in (2, 3, 7):
         whole = PoseLoader(dataset, 19, seed=1, flips=True)
         parts = [
-            PoseLoader(dataset, 19, 1, True, (process, processes)) for process in range(processes)
+            PoseLoader(dataset, 19, 1, True, rank=rank, world_size=processes)
+            for rank in range(processes)
         ]
-        for batch, *shares in zip(whole.shuffled(4), *(p.shuffled(4) for p in parts), strict=True):
-            assert batch.weight == 1.0 and batch.whole == len(batch)
-            assert all(share.whole == len(batch) for share in shares)
+        for batch, *shares in zip(
+            whole.shuffled_batches(4), *(p.shuffled_batches(4) for p in parts), strict=True
+        ):
+            assert batch.loss_weight == 1.0 and batch.global_size == len(batch)
+            assert all(share.global_size == len(batch) for share in shares)
             if len(batch) >= processes:
                 assert torch.equal(torch.cat([s.index for s in shares]), batch.index)
                 assert torch.equal(torch.cat([s.flipped for s in shares]), batch.flipped)
             # the mean over processes of the weighted means is the mean of the whole
-            mean = sum(s.weight * s.targets_3d.double().mean() for s in shares) / processes
+            mean = sum(s.loss_weight * s.targets_3d.double().mean() for s in shares) / processes
             assert torch.allclose(mean, batch.targets_3d.double().mean())
-        tested = torch.cat([batch.index for p in parts for batch in p.in_order()])
+        tested = torch.cat([batch.index for p in parts for batch in p.ordered_batches()])
         assert torch.equal(tested, torch.arange(len(dataset)))
 
 
 def test_more_processes_than_poses(h36m_folder):
     (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9"]], H36M_16, actions=["Sitting"])
-    parts = [PoseLoader(dataset, 512, part=(process, 100)) for process in range(100)]
-    sizes = [[len(batch) for batch in p.in_order()] for p in parts]
+    parts = [PoseLoader(dataset, 512, rank=rank, world_size=100) for rank in range(100)]
+    sizes = [[len(batch) for batch in p.ordered_batches()] for p in parts]
     assert sum(map(sum, sizes)) == len(dataset) == 48 and [] in sizes
 
 
 def test_one_process_needs_nothing_of_this(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     called = []
-    distributed.as_process_of_job(lambda: called.append(distributed.rank_and_size()))()
+    ranks = lambda: called.append((distributed.rank(), distributed.world_size()))  # noqa: E731
+    distributed.as_process_of_job(ranks)()
     assert called == [(0, 1)] and distributed.is_main()
 
     def loss(batch):

@@ -208,7 +208,7 @@ def test_a_partial_of_another_file_is_found_out(site, tmp_path, monkeypatch):
 def test_a_wrong_range_is_refused_and_the_partial_kept(site, tmp_path, monkeypatch, told):
     (tmp_path / f"{CPN}.partial").write_bytes(site.content[:7000])
     site.content_range = told
-    assert "asked to go on from byte 7000" in refused(monkeypatch, tmp_path, "cpn")
+    assert "asked to resume at byte 7000" in refused(monkeypatch, tmp_path, "cpn")
     assert (tmp_path / f"{CPN}.partial").read_bytes() == site.content[:7000]
 
 
@@ -430,7 +430,7 @@ def test_quota_pages_of_google_drive(drive, tmp_path, monkeypatch):
 
 def test_gdown_that_only_prints_its_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(gdown, "download", lambda **kwargs: None)
-    assert "does not give the file" in refused(monkeypatch, tmp_path, "labels")
+    assert "does not send the file" in refused(monkeypatch, tmp_path, "labels")
 
 
 # ---- --check and --list ----

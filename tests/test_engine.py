@@ -83,7 +83,7 @@ def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
 
     network(theirs).train()
     losses = []
-    for batch in loader.shuffled(2):
+    for batch in loader.shuffled_batches(2):
         pred = network(theirs)(batch.inputs_2d)
         difference = pred - batch.targets_3d
         value = 0.9 * difference.square().mean() + 0.1 * difference.abs().mean()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from common.camera import project, rotation_about, rotation_to_axis
-from common.input_view import InputView, root_centred, rotate
+from common.camera import project, rotation_about, rotation_to_optical_axis
+from common.input_view import InputView, root_centred_view, rotate
 from data.cameras import h36m_cameras
 
 AXIS = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
@@ -33,7 +33,7 @@ def rays(points: torch.Tensor) -> torch.Tensor:
 
 def test_the_rotation_to_the_axis_is_the_smallest_one():
     found = directions()
-    rotation = rotation_to_axis(found)
+    rotation = rotation_to_optical_axis(found)
     unit = found / found.norm(dim=-1, keepdim=True)
     assert torch.allclose((rotation @ unit.unsqueeze(-1)).squeeze(-1), AXIS.expand_as(unit))
     assert torch.allclose(
@@ -46,8 +46,10 @@ def test_the_rotation_to_the_axis_is_the_smallest_one():
 
 def test_the_rotation_is_differentiable_at_the_axis():
     point = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(rotation_to_axis, (point,))
-    assert torch.autograd.gradcheck(rotation_to_axis, (directions()[5:15].requires_grad_(),))
+    assert torch.autograd.gradcheck(rotation_to_optical_axis, (point,))
+    assert torch.autograd.gradcheck(
+        rotation_to_optical_axis, (directions()[5:15].requires_grad_(),)
+    )
 
 
 def test_rotation_about_an_axis_is_that_of_scipy():
@@ -60,11 +62,11 @@ def test_rotation_about_an_axis_is_that_of_scipy():
 
 def test_a_turn_of_the_camera_about_its_centre_only_rolls_the_view():
     points = people()
-    view, rotation = root_centred(rays(points))
+    view, rotation = root_centred_view(rays(points))
     for turn in Rotation.from_euler("xyz", [[5, -8, 0], [-3, 4, 20], [0, 0, 35]], degrees=True):
         other = points @ torch.from_numpy(turn.as_matrix()).mT
         assert (other[..., 2] > 0.5).all()
-        turned, other_rotation = root_centred(rays(other))
+        turned, other_rotation = root_centred_view(rays(other))
         # both views look along the root's ray: one is the other rolled about the axis
         roll = other_rotation @ torch.from_numpy(turn.as_matrix()) @ rotation.mT
         assert torch.allclose(roll @ AXIS, AXIS.expand(len(points), 3), atol=1e-9)
@@ -75,14 +77,14 @@ def test_a_turn_of_the_camera_about_its_centre_only_rolls_the_view():
 def test_a_root_at_the_axis_leaves_the_rays():
     points = people()
     points[:, 0] = torch.tensor([0.0, 0.0, 4.0])
-    view, rotation = root_centred(rays(points))
+    view, rotation = root_centred_view(rays(points))
     assert torch.allclose(view[..., :2], 5 * rays(points)) and (view[..., 2:] == 0).all()
     assert torch.equal(rotation, torch.eye(3, dtype=torch.float64).expand_as(rotation))
 
 
 def test_the_view_is_a_projection_by_a_camera_that_looks_at_the_root():
     points = people()
-    view, rotation = root_centred(rays(points))
+    view, rotation = root_centred_view(rays(points))
     seen = points @ rotation.mT
     assert torch.allclose(seen[:, 0, :2], torch.zeros(32, 2, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(view[..., :2], 5 * rays(seen))
@@ -93,7 +95,7 @@ def test_the_view_is_a_projection_by_a_camera_that_looks_at_the_root():
 def test_a_rotated_target_comes_back():
     points = people().float()
     target = points - points[:, :1]
-    _, rotation = root_centred(rays(points))
+    _, rotation = root_centred_view(rays(points))
     there = rotate(target, rotation)
     assert (there - target).abs().max() > 1e-2
     assert (rotate(there, rotation, back=True) - target).abs().max() < 1e-6

@@ -187,7 +187,7 @@ def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
     tables = [evaluate(pose_of, PoseLoader(dataset, size)) for size in (1, 256, 37)]
 
     class Mixed(PoseLoader):
-        def in_order(self):
+        def ordered_batches(self):
             return (PoseBatch(self.dataset, i) for i in torch.randperm(len(dataset)).split(19))
 
     tables.append(evaluate(pose_of, Mixed(dataset, 19)))
@@ -214,7 +214,7 @@ def test_flipped_twins_are_averaged_at_test(h36m_folder):
 
 def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
     (dataset,) = load_h36m(h36m_folder, H36M_17)
-    batches = list(PoseLoader(dataset, 50, flips=True).shuffled(1))
+    batches = list(PoseLoader(dataset, 50, flips=True).shuffled_batches(1))
     pairs = [
         (i, f) for b in batches for i, f in zip(b.index.tolist(), b.flipped.tolist(), strict=True)
     ]

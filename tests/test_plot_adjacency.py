@@ -6,7 +6,7 @@ import torch
 from common.skeleton import H36M_16
 from models.build import build_model
 from tools import plot_adjacency
-from tools.plot_adjacency import share_beside_bones
+from tools.plot_adjacency import share_without_bone
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_every_hop_has_a_panel(checkpoint, shown):
 
 
 def test_nothing_but_a_diagonal_has_no_share():
-    assert share_beside_bones(torch.eye(16), H36M_16) == 0.0
+    assert share_without_bone(torch.eye(16), H36M_16) == 0.0
 
 
 def test_a_row_is_what_a_joint_takes():

@@ -165,16 +165,18 @@ def test_loader_gives_every_pose_once_in_an_order_of_seed_and_epoch(tmp_path):
     (dataset,) = load(tmp_path)
 
     def order(seed, epoch):
-        return torch.cat([batch.index for batch in PoseLoader(dataset, 50, seed).shuffled(epoch)])
+        return torch.cat(
+            [batch.index for batch in PoseLoader(dataset, 50, seed).shuffled_batches(epoch)]
+        )
 
     assert torch.equal(order(0, 1).sort().values, torch.arange(len(dataset)))
     assert torch.equal(order(0, 1), order(0, 1))
     assert not torch.equal(order(0, 1), order(0, 2))
     assert not torch.equal(order(0, 1), order(1, 1))
     loader = PoseLoader(dataset, 50)
-    sizes = [len(batch.index) for batch in loader.in_order()]
+    sizes = [len(batch.index) for batch in loader.ordered_batches()]
     assert sizes == [50, 50, 50, 42]
-    batch = next(iter(loader.shuffled(3)))
+    batch = next(iter(loader.shuffled_batches(3)))
     assert torch.equal(batch.targets_3d, dataset.targets_3d[batch.index])
     assert torch.equal(batch.inputs_2d, dataset.inputs_2d[batch.index])
 

@@ -5,8 +5,8 @@ from torch import nn
 
 from common.camera import (
     back_project,
+    back_project_pose,
     flip_intrinsics,
-    lift_again,
     project,
     remove_distortion,
     solve_translation,
@@ -102,7 +102,7 @@ def test_lifting_again_returns_the_pose_of_an_exact_input(poses, intrinsics):
     pinhole = intrinsics.clone()
     pinhole[:, 4:] = 0
     uv = project(pose + place.unsqueeze(1), pinhole)
-    assert torch.allclose(lift_again(pose, uv, place[:, 2], pinhole), pose, atol=1e-9)
+    assert torch.allclose(back_project_pose(pose, uv, place[:, 2], pinhole), pose, atol=1e-9)
 
 
 def test_lifting_again_uses_only_depths_and_the_root_depth_itself(poses, intrinsics):
@@ -111,8 +111,8 @@ def test_lifting_again_uses_only_depths_and_the_root_depth_itself(poses, intrins
     moved = pose.clone()
     moved[..., :2] += 1.0
     moved[:, 0, 2] += 0.3  # the predicted depth of the root is not used
-    found = lift_again(moved, uv, place[:, 2], intrinsics)
-    assert torch.equal(found, lift_again(pose, uv, place[:, 2], intrinsics))
+    found = back_project_pose(moved, uv, place[:, 2], intrinsics)
+    assert torch.equal(found, back_project_pose(pose, uv, place[:, 2], intrinsics))
     assert found[:, 0].abs().max() == 0
 
 

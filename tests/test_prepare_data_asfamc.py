@@ -172,10 +172,10 @@ def test_wrong_input_ends_in_one_line(folder, tmp_path, skeleton, call):
 
     assert "is not there" in refused(tmp_path / "absent.zip")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no archive")
-    assert "not a whole zip" in refused(tmp_path / "broken.zip")
+    assert "not a complete zip" in refused(tmp_path / "broken.zip")
     (tmp_path / "empty").mkdir()
     assert "no .asf and .amc" in refused(tmp_path / "empty")
-    assert "cannot be cut down to 50 Hz" in refused(folder, "--rate_out", "50")
+    assert "is no multiple of 50 Hz" in refused(folder, "--rate_out", "50")
     asf.write_text(asf_text(skeleton).replace("angle deg", "angle rad"))
     assert "HDM_xy.asf" in refused(folder)
     asf.unlink()

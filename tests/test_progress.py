@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import main_gcn
-from common.progress import Progress, duration, follow
+from common.progress import Progress, follow, format_duration
 from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
@@ -89,7 +89,7 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch):
      (22_800, "6 h 20 min"), (400_000, "111 h 7 min")],
 )  # fmt: skip
 def test_durations(seconds, said):
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_what_is_finished_is_not_run_again_however_it_is_written(run, out):
     assert len(calls(out)) == 4
     before = (out / "spec.md").read_text()
     status, printed, _ = run({"rows": rows, "seeds": [0, 1]})
-    assert status == 0 and "finished before: 4" in printed and calls(out) == []
+    assert status == 0 and "already finished: 4" in printed and calls(out) == []
     assert (out / "spec.md").read_text() == before
     # other names, an alias, a default spelled out, a seed more: only the last is new
     rows = {"a": {"learning_rate": 0.001}, "b": {"hid_dim": 256}, "c": {"lr": 1e-3}}
@@ -165,7 +165,7 @@ def test_another_data_set_takes_the_published_length(run, out):
 def test_the_experiments_are_valid_on_both_data_sets(path):
     spec = sweep.read_spec(path)
     whole = sweep.on_dataset(spec, "h36m")
-    for rows in (sweep.plan(path, s, s["seeds"]) for s in (spec, whole)):
+    for rows in (sweep.plan_jobs(path, s, s["seeds"]) for s in (spec, whole)):
         jobs = [job for row in rows.values() for job in row]
         assert len(spec["seeds"]) == 3 and len({job.id for job in jobs}) == 3 * len(rows)
     parse, fixed = sweep._SCRIPTS[spec["script"]]
@@ -176,7 +176,7 @@ def test_the_experiments_are_valid_on_both_data_sets(path):
 
 def test_the_table_of_systems_trains_each_as_published():
     path = ROOT / "experiments/systems.json"
-    rows = sweep.plan(path, sweep.on_dataset(sweep.read_spec(path), "h36m"), [0])
+    rows = sweep.plan_jobs(path, sweep.on_dataset(sweep.read_spec(path), "h36m"), [0])
     models = set()
     for (job,) in rows.values():
         args = opt.parse_gcn(job.arguments)
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_runs_and_the_sweep(out, tmp_path, number):
     program = (
         "import sys; from pathlib import Path; from tools import sweep; "
         "sweep.ROOT = Path(sys.argv.pop(1)); "
-        "sweep._PATIENCE = 300; sweep.run_script(sweep.main)"
+        "sweep._STOP_SECONDS = 300; sweep.run_script(sweep.main)"
     )
     command = [sys.executable, "-c", program, tmp_path, tmp_path / "spec.json"]
     process = subprocess.Popen(
@@ -237,7 +237,7 @@ def test_ctrl_c_ends_the_runs_and_the_sweep(out, tmp_path, number):
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err == "the same command goes on from here\nstopped by the user\n"
+    assert err == "the same command resumes the sweep\nstopped by the user\n"
     assert len(list(out.glob("*/ended"))) == 2
 
 
@@ -260,22 +260,22 @@ def test_nothing_starts_with_a_wrong_spec(refused):
     assert "--no-lr" in refused({"rows": {"bad": {"lr": False}}})
     assert "without effect" in refused({"rows": {"bad": {"num_workers": 2}}})
     for own in ("seed", "name", "resume", "device", "results"):
-        assert "not for a sweep" in refused({"rows": {"bad": {f"{own}": 5}}}), own
+        assert "not allowed in a sweep" in refused({"rows": {"bad": {f"{own}": 5}}}), own
     assert "save_dir" in refused({"script": "main_graph.py", "rows": {"bad": {"save_dir": "x"}}})
     assert "main_gcn.py, main_graph.py" in refused({"script": "rm", "rows": good})
     assert "either" in refused({"rows": good, "grid": {"lr": [1]}}) and "either" in refused({})
-    assert "nothing to run" in refused({"rows": {}}) and "nothing" in refused({"grid": {}})
+    assert "has no rows" in refused({"rows": {}}) and "has no rows" in refused({"grid": {}})
     assert "no choice of --model gcn" in refused({"rows": {"bad": {"model": "gcn", "hops": 2}}})
     assert "--rank" in refused({"rows": {"bad": {"rank": 8}}})
     assert "lists of values" in refused({"grid": {"lr": 1}})
     assert "seeds" in refused({"rows": good, "seeds": ["a"]})
     assert "'row'" in refused({"row": good})
-    assert "no JSON" in refused("{")
-    assert "twice" in refused('{"rows": {"a": {}, "a": {"lr": 1}}}')
-    assert "flags expected" in refused({"rows": {"a": 1}})
-    assert "a text, a number" in refused({"rows": {"a": {"actions": ["squat"]}}})
+    assert "not valid JSON" in refused("{")
+    assert "duplicate name" in refused('{"rows": {"a": {}, "a": {"lr": 1}}}')
+    assert "give flags, like" in refused({"rows": {"a": 1}})
+    assert "a string, a number" in refused({"rows": {"a": {"actions": ["squat"]}}})
     assert "--jobs" in refused({"rows": good}, "--jobs", 0)
-    assert "0,1,2 expected" in refused({"rows": good}, "--seeds", "a")
+    assert "numbers like 0,1,2" in refused({"rows": good}, "--seeds", "a")
     assert "is not there" in refused({"rows": good}, "--gather-only")
 
 

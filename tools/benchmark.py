@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""How fast this machine trains and tests, beside a textbook transcription of the same method.
+"""Speed of training and testing on this machine, compared with a textbook implementation.
 
-python tools/benchmark.py                         the table for the published size
-python tools/benchmark.py --hid_dim 384 --embedded  the detected-2D network
-python tools/benchmark.py --memory 527000         loading and peak memory at full size too
-python tools/benchmark.py --scaling               ours against data, width, depth, joints, batch
-python tools/benchmark.py --recipe                what the parts of --recipe strong cost
+python tools/benchmark.py                         the network of the published size
+python tools/benchmark.py --hid_dim 384 --embedded  the network for detected 2D
+python tools/benchmark.py --memory 527000         also loading time and peak memory at full size
+python tools/benchmark.py --scaling               speed against data, width, depth, joints, batch
+python tools/benchmark.py --recipe                cost of the components of --recipe strong
 
-Both sides run in one process, in turns, on made poses; each figure is the median of its turns.
+Both implementations run alternately in one process, on synthetic poses. Each figure is the median
+over the turns.
 """
 
 import argparse
@@ -59,7 +60,7 @@ from training.run_folder import write_json
 _ACTIONS = 15
 _SIDES = ("textbook", "ours")
 
-# What --scaling changes, one at a time, from the setting in the first line.
+# --scaling changes one of these settings at a time, to the values below.
 _PUBLISHED = {"poses": 20_000, "channels": 128, "layers": 4, "joints": 16, "batch": 256}
 _SCALES = {
     "poses": (20_000, 200_000, 2_000_000),
@@ -68,8 +69,8 @@ _SCALES = {
     "joints": (16, 17),
     "batch": (32, 64, 256, 1024),
 }
-# The parts of the strong recipe that take time in a step, one after another.
-_STRONG = ["--recipe", "strong", "--warmup", "0"]  # made poses are soon through
+# The components of the strong recipe that take time in a step; each row adds one.
+_STRONG = ["--recipe", "strong", "--warmup", "0"]  # an epoch has few steps here
 _RECIPES = {
     "screen coordinates": [*_STRONG, "--no-camera_rays", "--no-root_view", "--no-augment"],
     "and rays, root view": [*_STRONG, "--no-augment"],
@@ -88,14 +89,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "options": {key: value for key, value in vars(args).items() if key != "side"},
     }
     if args.scaling:
-        result |= scaling(args)
+        result |= measure_scaling(args)
         _print_scaling(result)
     elif args.recipe:
-        result |= recipe(args)
+        result |= measure_recipe(args)
         _print_recipe(result)
     else:
         result |= _side_by_side(args)
-        _print(result)
+        _print_comparison(result)
     if args.json:
         write_json(Path(args.json), result)
 
@@ -112,56 +113,69 @@ def _side_by_side(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _build_parser() -> Parser:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("-z", "--hid_dim", type=int, default=128, help="channels")
-    parser.add_argument("--embedded", action="store_true", help="17 joints, non-local block")
+    parser.add_argument("--embedded", action="store_true", help="17 joints and a non-local block")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 256], metavar="B")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
-    parser.add_argument("--turns", type=int, default=15, help="turns of each side")
-    parser.add_argument("--poses", type=int, default=1024, help="poses of a turn of training")
-    parser.add_argument("--test_poses", type=int, default=4096, help="poses of a turn of testing")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile for our network")
+    parser.add_argument(
+        "--turns", type=int, default=15, help="number of turns of each implementation"
+    )
+    parser.add_argument("--poses", type=int, default=1024, help="poses in a turn of training")
+    parser.add_argument("--test_poses", type=int, default=4096, help="poses in a turn of testing")
     parser.add_argument(
         "--memory",
         type=int,
         default=0,
         metavar="FRAMES",
-        help="also load a made file of so many frames (Human3.6M has 527,000) and "
-        "train on its four views, each side in a process of its own",
+        help="also load a synthetic file of this many frames (Human3.6M has 527,000) and train on "
+        "its four views, each implementation in its own process",
     )
     parser.add_argument(
         "--scaling",
         action="store_true",
-        help="instead: our training against the size of the data set, channels, layers, joints "
-        "and batch, one at a time (needs 2 GB)",
+        help="instead: measure our training for several sizes of the data set, channels, layers, "
+        "joints and batch, one at a time (needs 2 GB)",
     )
     parser.add_argument(
         "--recipe",
         action="store_true",
-        help="instead: steps of --recipe strong, by part, and what the whole of it takes",
+        help="instead: measure training steps of --recipe strong by component, and estimate the "
+        "time of the whole training",
     )
-    parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own)")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="threads of torch (default: torch's choice)"
+    )
     parser.add_argument(
         "--cpu_time",
         action="store_true",
-        help="count the process's own time, in one thread: for a machine that is "
-        "busy with other things",
+        help="measure the CPU time of the process, with one thread: for a machine with other load",
     )
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the figures here")
+    parser.add_argument(
+        "--json", default=None, metavar="FILE", help="write the figures to this file"
+    )
     parser.add_argument("--side", nargs=2, default=None, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    args = _build_parser().parse_args(argv)
     if args.side:
         return args
     numbers = [args.hid_dim, args.turns, args.poses, args.test_poses, *args.batch_sizes]
     if min(numbers) < 1 or args.poses < max(args.batch_sizes) or args.test_poses < _ACTIONS:
-        raise UserError(f"sizes: from 1, --poses from the batch size, --test_poses from {_ACTIONS}")
+        raise UserError(
+            "sizes must be at least 1, --poses at least the batch size, --test_poses at least "
+            f"{_ACTIONS}"
+        )
     if args.threads or args.cpu_time:
         torch.set_num_threads(1 if args.cpu_time else args.threads)
     return args
 
 
 def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
-    """Random poses of plausible size, their actions in turns."""
+    """A data set of ``count`` random poses of plausible size, with equally frequent actions."""
     targets = 0.3 * torch.randn(count, skeleton.num_joints, 3)
     targets[:, 0] = 0
     zeros = torch.zeros(count, dtype=torch.int16)
@@ -185,9 +199,11 @@ def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
 
 
 def training_flop(joints: int, dim: int, layers: int = 4) -> int:
-    """Of a pose and step: each product forward, and twice backward (the input needs no gradient).
+    """Floating-point operations of a training step, for one pose.
 
-    Two products with weights a layer and one with the adjacency; blocks and output layer.
+    Each graph convolution has two products with weights and one with the adjacency. Each product
+    counts three times, once forward and twice backward; in the input layer it counts twice, since
+    the input needs no gradient.
     """
 
     def layer(in_dim: int, out_dim: int) -> int:
@@ -198,10 +214,11 @@ def training_flop(joints: int, dim: int, layers: int = 4) -> int:
 
 
 class Benchmark:
-    """Both sides, with the same first weights, on the same made poses.
+    """Both implementations, with the same initial weights, on the same synthetic poses.
 
     Attributes:
-        gemm: GFLOP/s of large matrix products, the best of the medians taken beside the figures.
+        gemm: GFLOP/s of a large matrix product, measured between the turns: the median over the
+            turns, and the maximum over the figures.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -218,7 +235,7 @@ class Benchmark:
         accelerate(self.ours.networks.values(), torch.device("cpu"), args.compile, tf32=False)
 
     def run(self) -> dict[str, dict[str, float]]:
-        """Poses/s by figure, then by side; the machine's GEMM rate is measured between turns."""
+        """Measure all figures: {figure: {implementation: poses/s}}."""
         figures = {}
         for batch_size in self.args.batch_sizes:
             figures[f"training, batch {batch_size}"] = self._compare(
@@ -226,7 +243,7 @@ class Benchmark:
                 lambda size=batch_size: textbook_epoch(
                     self.textbook,
                     self.textbook_optimizer,
-                    DataLoader(_samples(self.train), size, shuffle=True),
+                    DataLoader(_textbook_dataset(self.train), size, shuffle=True),
                 ),
                 lambda size=batch_size: train_one_epoch(
                     self.ours, PoseLoader(self.train, size), 1, 0
@@ -239,24 +256,25 @@ class Benchmark:
         )
         figures["loading, batch 64"] = self._compare(
             self.args.poses,
-            lambda: list(DataLoader(_samples(self.train), 64, shuffle=True)),
-            lambda: list(_fetched(PoseLoader(self.train, 64))),
+            lambda: list(DataLoader(_textbook_dataset(self.train), 64, shuffle=True)),
+            lambda: list(_tensors_of_epoch(PoseLoader(self.train, 64))),
         )
         return figures
 
     def _compare(self, poses: int, *sides: Callable[[], Any]) -> dict[str, float]:
         clock = _clock(self.args)
-        seconds, rate = alternate(sides, self.args.turns, clock)
+        seconds, rate = time_in_turns(sides, self.args.turns, clock)
         self.gemm = max(self.gemm, rate)
         return {side: poses / s for side, s in zip(_SIDES, seconds, strict=True)}
 
 
 def _clock(args: argparse.Namespace) -> Callable[[], float]:
+    """The clock that the flags select, in seconds."""
     return time.process_time if args.cpu_time else time.perf_counter
 
 
 def our_training(joints: int, dim: int, embedded: bool = False, layers: int = 4) -> Training:
-    """``main_gcn.py``'s training, at a constant rate."""
+    """The training of ``main_gcn.py``, with a constant learning rate."""
     arguments = {"joints": joints, "hid_dim": dim, "num_layers": layers}
     model = build_model(arguments | {"non_local": "embedded" if embedded else None})
     return Training(
@@ -269,7 +287,7 @@ def our_training(joints: int, dim: int, embedded: bool = False, layers: int = 4)
 
 
 def plain_poses(training: Training) -> Callable[[PoseBatch], Tensor]:
-    """The poses of the network without flips, as they are tested."""
+    """A function that gives the poses of the network as they are tested, without flips."""
     (network,) = training.networks.values()
 
     @torch.inference_mode()
@@ -279,41 +297,44 @@ def plain_poses(training: Training) -> Callable[[PoseBatch], Tensor]:
     return pose_of
 
 
-def _samples(data: PoseDataset) -> TextbookDataset:
+def _textbook_dataset(data: PoseDataset) -> TextbookDataset:
     return TextbookDataset(data.inputs_2d.numpy(), data.targets_3d.numpy())
 
 
-def _fetched(loader: PoseLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in loader.shuffled(1):
+def _tensors_of_epoch(loader: PoseLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader.shuffled_batches(1):
         yield batch.inputs_2d, batch.targets_3d
 
 
 @dataclass
 class _Stream(PoseLoader):
-    """Epochs one after another, so many steps at a time: a permutation is made once an epoch,
-    not once a turn."""
+    """Gives ``steps`` batches a call, and goes through the epochs over several calls.
+
+    So the permutation is computed once an epoch and not once a turn.
+    """
 
     steps: int = 1
 
     def __post_init__(self) -> None:
-        epochs = map(super().shuffled, itertools.count(1))
+        epochs = map(super().shuffled_batches, itertools.count(1))
         self._batches = itertools.chain.from_iterable(epochs)
 
-    def shuffled(self, epoch: int) -> Iterator[PoseBatch]:
-        """The next batches, whichever epoch they are of."""
+    def shuffled_batches(self, epoch: int) -> Iterator[PoseBatch]:
+        """The next ``steps`` batches; ``epoch`` is ignored."""
         return itertools.islice(self._batches, self.steps)
 
 
-def scaling(args: argparse.Namespace) -> dict[str, Any]:
-    """Our training, its poses/s and share of the limit as each of ``_SCALES`` varies.
+def measure_scaling(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure poses/s of our training for all values in ``_SCALES``.
 
-    The values of one setting take turns, so that a slower hour of the machine is shared by all.
+    The values of one setting are measured in turns, so that a slower period of the machine affects
+    all of them equally.
     """
     accelerate([], torch.device("cpu"), compiled=False, tf32=False)
     rows, gemm = {}, 0.0
     for what, values in _SCALES.items():
         cases = [_PUBLISHED | {what: value} for value in values]
-        seconds, rate = alternate(
+        seconds, rate = time_in_turns(
             [_training_turn(case, args.poses) for case in cases], args.turns, _clock(args)
         )
         gemm = max(gemm, rate)
@@ -328,25 +349,25 @@ def scaling(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _training_turn(case: dict[str, int], poses: int) -> Callable[[], Any]:
-    """Some steps of training in the given setting, over about so many poses."""
+    """A function that trains in the given setting, on about ``poses`` poses a call."""
     data = made_poses(case["poses"], SKELETONS[case["joints"]])
     trainer = our_training(case["joints"], case["channels"], layers=case["layers"])
     loader = _Stream(data, case["batch"], steps=max(1, poses // case["batch"]))
     return lambda: train_one_epoch(trainer, loader, 1, 0)
 
 
-def recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """Poses/s of the strong recipe's training as its parts are added, in turns."""
+def measure_recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure poses/s of the strong recipe's training as its components are added."""
     accelerate([], torch.device("cpu"), compiled=False, tf32=False)
     data = made_poses(args.poses, H36M_16)
     sides = [_recipe_turn(flags, data) for flags in _RECIPES.values()]
-    seconds, gemm = alternate(sides, args.turns, _clock(args))
+    seconds, gemm = time_in_turns(sides, args.turns, _clock(args))
     rates = [args.poses / taken for taken in seconds]
     return {"gemm_gflops": gemm, "recipe": dict(zip(_RECIPES, rates, strict=True))}
 
 
 def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
-    """An epoch of ``main_gcn.py`` with these flags."""
+    """A function that trains an epoch as ``main_gcn.py`` does with these flags."""
     args = opt.parse_gcn(flags)
     loader = training_loader(args, data)
     training = main_gcn.build_training(
@@ -355,11 +376,15 @@ def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
     return lambda: train_one_epoch(training, loader, 1, 0)
 
 
-def alternate(
+def time_in_turns(
     sides: Sequence[Callable[[], Any]], turns: int, clock: Callable[[], float]
 ) -> tuple[list[float], float]:
-    """Median seconds of each side over turns taken one after another, after a warm-up; and the
-    median GFLOP/s of a large matrix product, measured in the same turns."""
+    """Time functions in turns, after one call of each for warm-up.
+
+    Returns:
+        The median seconds of each function; and the median GFLOP/s of a large matrix product,
+        measured in the same turns.
+    """
     for side in sides:
         side()
     taken: list[list[float]] = [[] for _ in sides]
@@ -386,7 +411,8 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _memory_figures(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Each side loads and trains in a process of its own: a peak is of the whole process."""
+    """Loading time and peak memory. Peak memory is a figure of a whole process, so each
+    implementation runs in its own."""
     with tempfile.TemporaryDirectory() as folder:
         _write_made_motion(Path(folder) / H36M.file_3d(), args.memory)
         found = {side: _in_process(side, folder) for side in _SIDES}
@@ -397,17 +423,18 @@ def _memory_figures(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def _write_made_motion(path: Path, frames: int) -> None:
-    """A Human3.6M file of about so many frames in all, as many sequences as the real one."""
+    """Write a synthetic Human3.6M file with about ``frames`` frames in the usual sequences."""
     rng = np.random.default_rng(0)
     names = [f"{action}{trial}" for action in H36M.actions for trial in ("", " 1")]
     subjects = H36M.subjects_train + H36M.subjects_test
     motion = made_motion(rng, max(1, frames // (len(names) * len(subjects))))
-    # One motion under many names: written and read as often, made once.
+    # The same motion under all names: generated once, but written and read every time.
     made = {subject: {name: motion.copy() for name in names} for subject in subjects}
     save_object_arrays(path, positions_3d=made)
 
 
 def _in_process(side: str, folder: str) -> dict[str, float]:
+    """Run :func:`_load_and_train` in a new process."""
     command = [sys.executable, __file__, "--side", side, folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -416,7 +443,7 @@ def _in_process(side: str, folder: str) -> dict[str, float]:
 
 
 def _load_and_train(side: str, folder: Path) -> dict[str, float]:
-    """Read the training subjects and take one epoch's first steps."""
+    """Load the training subjects and train the first three steps of an epoch."""
     start = time.perf_counter()
     if side == "ours":
         (data,) = load_pose_datasets(H36M, folder, [H36M.subjects_train], H36M_16)
@@ -426,7 +453,7 @@ def _load_and_train(side: str, folder: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     if side == "ours":
         trainer = our_training(16, 128)
-        for batch in itertools.islice(PoseLoader(data, 64).shuffled(1), 3):
+        for batch in itertools.islice(PoseLoader(data, 64).shuffled_batches(1), 3):
             trainer.loss(batch).backward()
             trainer.optimizer.step()
     else:
@@ -454,7 +481,7 @@ def _heading(result: dict[str, Any]) -> str:
     )
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print_comparison(result: dict[str, Any]) -> None:
     limit = 1e3 * result["gemm_gflops"] / result["mflop_a_pose"]
     print(f"{_heading(result)}: at most {limit:,.0f} poses/s of training")
     print(f"{'poses/s':32}{'textbook':>12}{'ours':>12}{'ratio':>8}{'of limit':>10}")
@@ -478,7 +505,7 @@ def _print_recipe(result: dict[str, Any]) -> None:
     first, *_, whole = result["recipe"].values()
     for name, rate in result["recipe"].items():
         print(f"{name:28}{rate:12,.4g}{first / rate - 1:+14.1%}")
-    poses = opt.RECIPES["strong"]["epochs"] * H36M.poses["train"]
+    poses = opt.RECIPES["strong"]["epochs"] * H36M.pose_counts["train"]
     print(f"Human3.6M: {poses:,} poses, {poses / whole / 60:.0f} minutes of training here")
 
 

@@ -1,14 +1,14 @@
-"""Made people, for tests and measurements that need poses and no data set.
+"""Synthetic bodies, for tests and benchmarks that need poses but no data set.
 
-They stand with their feet on the floor near the middle of Human3.6M's room, all limbs turned at
-random, anew in each frame. Only the lengths of the bones and the floor are a body's.
+They stand with their feet on the floor, near the centre of Human3.6M's room. The direction of each
+bone is random in each frame. Only the bone lengths and the floor are realistic.
 """
 
 import numpy as np
 
 from common.skeleton import H36M_17
 
-# From its parent to each of the 17 joints, metres, of somebody who stands and looks along -y.
+# Vector from its parent to each of the 17 joints, metres, of a person who stands and faces -y.
 _OFFSETS = np.array(
     [
         (0, 0, 0),
@@ -19,14 +19,17 @@ _OFFSETS = np.array(
         (-0.16, 0, 0), (0, 0, -0.28), (0, 0, -0.25),
     ]
 )  # fmt: skip
-_BEND = 0.3  # how far a bone leaves its place, in lengths of the bone
-_STORED = 32
-_BESIDE = 0.04  # metres from a joint that moves to one that goes with it
+_BEND = 0.3  # standard deviation of a bone's end, relative to the bone length
+_STORED = 32  # joints in Human3.6M's files
+_BESIDE = 0.04  # metres between an unused joint and the joint before it
 
 
 def made_motion(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """One person of random size: (frames, 32, 3) float32, world metres, z up, as Human3.6M stores
-    joints; no two joints of a frame and no two frames are equal."""
+    """Motion of one person of random size: (frames, 32, 3) float32, world metres, z up.
+
+    The 32 joints are in the order of Human3.6M's files. No two joints of a frame are equal, and no
+    two frames.
+    """
     lengths = np.linalg.norm(_OFFSETS, axis=1, keepdims=True)
     moved = _OFFSETS + _BEND * lengths * rng.normal(size=(frames, *_OFFSETS.shape))
     norms = np.linalg.norm(moved, axis=2, keepdims=True)
@@ -34,21 +37,21 @@ def made_motion(rng: np.random.Generator, frames: int) -> np.ndarray:
     joints = np.zeros_like(bones)
     for joint, parent in H36M_17.bones():
         joints[:, joint] = joints[:, parent] + bones[:, joint]
-    motion = _with_stored_joints(_turned(joints, rng.uniform(0, 2 * np.pi, frames)))
+    motion = _with_unused_joints(_rotated(joints, rng.uniform(0, 2 * np.pi, frames)))
     motion[..., :2] += rng.normal(0, 0.4, (frames, 1, 2))
     motion[..., 2] -= motion[..., 2].min(axis=1, keepdims=True)
     return motion.astype(np.float32)
 
 
-def _turned(joints: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """About the vertical, a frame at a time."""
+def _rotated(joints: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Joints (T, J, 3) rotated about the vertical by one angle for each frame (T,)."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     x, y, z = np.moveaxis(joints, -1, 0)
     return np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=-1)
 
 
-def _with_stored_joints(joints: np.ndarray) -> np.ndarray:
-    """The 15 joints of 32 that do not move of themselves lie beside the one before."""
+def _with_unused_joints(joints: np.ndarray) -> np.ndarray:
+    """Joints (T, 17, 3) -> (T, 32, 3). Each of the 15 unused joints is beside the one before."""
     stored = np.empty((len(joints), _STORED, 3))
     for index in range(_STORED):
         if index in H36M_17.stored:

@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""What the layers of a Modulated GCN have learned to listen to, as a picture and in figures.
+"""Plot the learned adjacencies of a Modulated GCN, and print the weight between unconnected joints.
 
     python tools/plot_adjacency.py CKPT
     python tools/plot_adjacency.py CKPT --out adjacency.png
 
-A panel a layer: row i, column j is what joint i takes from joint j, the skeleton's adjacency with
-its learned modulation; dots are bones. The share of joints that no bone connects is of the sum of
-magnitudes, without the diagonal; where all are equal, 16 joints have 88%.
+There is one panel for each layer. Row i, column j is the weight with which joint i receives the
+features of joint j, including the learned modulation. Dots mark bones. The printed percentage is
+the share of pairs of joints without a bone in the sum of absolute values off the diagonal. If all
+entries are equal, it is 88% for 16 joints.
 """
 
 import argparse
@@ -28,9 +29,11 @@ from models.modulated_gcn import ModulatedGCN
 from training.lifter import load_lifter
 
 
-def share_beside_bones(adjacency: Tensor, skeleton: Skeleton) -> float:
-    """Of the sum of magnitudes of an adjacency (J, J) without its diagonal, the share between
-    joints that no bone connects; 0 where there is nothing but the diagonal."""
+def share_without_bone(adjacency: Tensor, skeleton: Skeleton) -> float:
+    """Share of pairs of joints without a bone in the sum of absolute values of an adjacency (J, J).
+
+    The diagonal is left out. The share is 0 if all other entries are zero.
+    """
     sizes = adjacency.abs().fill_diagonal_(0.0)
     joints, parents = torch.tensor(skeleton.bones()).T
     bones = sizes[joints, parents].sum() + sizes[parents, joints].sum()
@@ -45,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_existing([out], args.force)
     lifter = load_lifter(source, flip_test=None)
     if not isinstance(lifter.network, ModulatedGCN):
-        raise UserError(f"{source} holds no Modulated GCN: only its adjacencies are drawn")
+        raise UserError(f"{source} has no Modulated GCN: give a checkpoint of one")
     panels = {
         f"{layer}, hop {hop}" if len(adjacencies) > 1 else layer: adjacency
         for layer, adjacencies in lifter.network.adjacencies().items()
         for hop, adjacency in enumerate(adjacencies.detach(), 1)
     }
-    shares = {name: share_beside_bones(panel, lifter.skeleton) for name, panel in panels.items()}
+    shares = {name: share_without_bone(panel, lifter.skeleton) for name, panel in panels.items()}
     print("share between joints that no bone connects")
     width = max(map(len, shares))
     for name, share in shares.items():
@@ -63,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", metavar="CKPT", help="ours or a published one")
+    parser.add_argument("checkpoint", metavar="CKPT", help="our checkpoint or a published one")
     parser.add_argument(
         "-o",
         "--out",
         metavar="FILE",
-        help="the picture (default: beside CKPT, its name with _adjacency.png)",
+        help="image file (default: beside CKPT, its name with _adjacency.png)",
     )
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
     args = parser.parse_args(argv)
     if args.out:
         check_picture_name("--out", args.out)

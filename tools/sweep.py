@@ -1,29 +1,30 @@
 #!/usr/bin/env python
-"""Many runs, one table: rows or a grid of flags, each trained with several seeds.
+"""Train many settings of the flags, each with several seeds, and write one table of the results.
 
-    python tools/sweep.py SPEC --out DIR                       one run after the other
-    python tools/sweep.py SPEC --out DIR --jobs 4              four at a time, sharing the cores
+    python tools/sweep.py SPEC --out DIR                       one run at a time
+    python tools/sweep.py SPEC --out DIR --jobs 4              four at a time, which share the cores
     python tools/sweep.py SPEC --out DIR --devices cuda:0,cuda:1
-    python tools/sweep.py SPEC --out DIR --gather-only         only the table, of what is finished
-    python tools/sweep.py SPEC --out DIR --dataset h36m        on other data, at published length
+    python tools/sweep.py SPEC --out DIR --gather-only         only the table, of the finished runs
+    python tools/sweep.py SPEC --out DIR --dataset h36m        other data, published schedule
 
-SPEC is a JSON file; ``rows`` names sets of flags, or ``grid`` lists values of flags to combine:
+SPEC is a JSON file. ``rows`` names sets of flags; or ``grid`` lists values of flags, and every
+combination is a row:
 
     {"script": "main_gcn.py", "flags": {"dataset": "hdm05", "epochs": 10}, "seeds": [0, 1, 2],
      "rows": {"published": {}, "wide": {"hid_dim": 256}, "non-local": {"non_local": true}}}
     {"flags": {"dataset": "hdm05"}, "grid": {"hid_dim": [64, 128], "num_layers": [2, 4]}}
 
---dataset replaces what SPEC's common flags say of the data and the length of training (dataset,
-keypoints, actions, downsample, epochs, batch_size, schedule, warmup) by that data set and the
-published settings.
+A value of true means --flag, false means --no-flag, and null removes a common flag from a row.
 
-true is --flag, false is --no-flag, null takes a common flag out of a row.
+--dataset uses another data set with the published settings. It removes SPEC's common flags for the
+data and the schedule: dataset, keypoints, actions, downsample, epochs, batch_size, schedule,
+warmup.
 
-A run lies in DIR/<hash of script, settings and seed>, what it said in DIR/logs. The same command
-again skips what is finished and resumes what was cut off. Several SPECs may share a DIR, and the
-runs that they have in common. DIR/<name of SPEC>.csv and .md give mean, sample standard deviation
-and number of runs of the last epoch (no choice on the test subjects), the csv also the runs'
-folders; the png shows every run.
+Each run has the folder DIR/<hash of script, settings and seed>; its output goes to DIR/logs. The
+same command, given again, skips finished runs and resumes interrupted ones. Several SPECs may share
+a DIR and their common runs. DIR/<name of SPEC>.csv and .md have the mean, the sample standard
+deviation and the number of runs, for the last epoch (not selected on the test subjects). The csv
+also has the folders of the runs, and the png shows every run.
 """
 
 import argparse
@@ -65,28 +66,31 @@ from training.run_folder import LAST, RESULTS
 from training.settings import CALL_FLAGS, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
-# How each script's flags are read, and what makes it train.
+# For each script the function that parses its flags, and the flags that make it train.
 _SCRIPTS = {
     "main_gcn.py": (opt.parse_gcn, []),
     "main_graph.py": (opt.parse_graph, ["--pro_train=1"]),
 }
 _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list}
-# Flags that the sweep sets itself, or that would send all runs to one place.
+# Flags that the sweep sets itself, or that would make all runs write to one folder.
 _OWN_FLAGS = (*CALL_FLAGS, "seed", "save_dir")
 _METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
-# Common flags that --dataset replaces: the data, and how long to train on them.
-_OF_DATASET = (
+# Common flags that --dataset removes: the data and the schedule.
+_DATASET_FLAGS = (
     "dataset", "keypoints", "actions", "downsample", "epochs", "batch_size", "schedule", "warmup"
 )  # fmt: skip
-_PATIENCE = 20.0  # seconds a run has to end after it was asked to
+_STOP_SECONDS = 20.0  # time for a run to end after SIGINT, before it is killed
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the script's name, its flags (the seed included), and where it is to arrive.
+    """One training run.
 
     Attributes:
-        id: of the run's folder; equal settings have equal ids, however they were written.
+        script: file name of the script.
+        arguments: its flags, including the seed.
+        epochs: number of the last epoch.
+        id: name of the run's folder. Equal settings have equal ids, however SPEC writes them.
         label: row and seed, for messages.
     """
 
@@ -98,16 +102,16 @@ class Job:
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """Read a sweep's description, with every key present.
+    """Read the SPEC of a sweep, and fill in the defaults of absent keys.
 
     Raises:
-        UserError: it is missing, no JSON, or not of the form above.
+        UserError: the file is missing, is no JSON, or does not have the form described above.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError(f"a name twice among {', '.join(key for key, _ in pairs)}")
+            raise ValueError(f"a duplicate name among {', '.join(key for key, _ in pairs)}")
         return found
 
     try:
@@ -115,54 +119,58 @@ def read_spec(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON this program reads: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(spec, dict):
-        raise UserError(f"{path}: an object expected, see tools/sweep.py --help")
+        raise UserError(f"{path}: a JSON object expected, see tools/sweep.py --help")
     for key, value in spec.items():
         if key not in _KEYS or not isinstance(value, _KEYS[key]):
             kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in _KEYS.items())
-            raise UserError(f"{path}: {key!r} is none of these, or of another kind: {kinds}")
+            raise UserError(
+                f"{path}: {key!r} is not one of these keys, or of another type: {kinds}"
+            )
     if ("rows" in spec) == ("grid" in spec):
         raise UserError(f"{path}: give either 'rows' or 'grid'")
     spec = {"script": "main_gcn.py", "flags": {}, "seeds": [0], **spec}
     if not spec["seeds"] or any(type(seed) is not int for seed in spec["seeds"]):
-        raise UserError(f"{path}: whole numbers expected as seeds, [0, 1, 2]")
+        raise UserError(f"{path}: give a list of whole numbers as seeds, like [0, 1, 2]")
     if spec["script"] not in _SCRIPTS:
         raise UserError(f"{path}: script {spec['script']!r} is not one of {', '.join(_SCRIPTS)}")
     return spec
 
 
 def on_dataset(spec: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """The same sweep on another data set, with the published length of training; what rows say
-    themselves stays."""
-    kept = {key: value for key, value in spec["flags"].items() if key not in _OF_DATASET}
+    """A copy of the SPEC for another data set, with the published schedule. Flags of rows stay."""
+    kept = {key: value for key, value in spec["flags"].items() if key not in _DATASET_FLAGS}
     return {**spec, "flags": {"dataset": dataset, **kept}}
 
 
-def plan(path: Path, spec: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[Job]]:
-    """The jobs of each row, one a seed, by the row's name.
+def plan_jobs(path: Path, spec: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[Job]]:
+    """The jobs of each row, one for each seed: {row: jobs}.
+
+    Args:
+        path: the file of the SPEC, for messages.
 
     Raises:
-        UserError: a flag that the script does not know, or a value that it does not take.
+        UserError: the script does not know a flag, or does not accept a value.
     """
     rows = spec["rows"] if "rows" in spec else _combinations(path, spec["grid"])
     planned = {}
     for name, flags in rows.items():
         try:
             if not isinstance(flags, dict):
-                raise UserError('flags expected, {"hid_dim": 256}')
+                raise UserError('give flags, like {"hid_dim": 256}')
             planned[name] = _jobs(name, spec["script"], {**spec["flags"], **flags}, seeds)
         except UserError as error:
             raise UserError(f"{path}, row {name!r}: {error}") from error
     if not planned:
-        raise UserError(f"{path} has no rows: nothing to run")
+        raise UserError(f"{path} has no rows: add one")
     return planned
 
 
 def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every choice of one value a flag, by a name that tells them."""
+    """All combinations of the values of a grid: {name of the row: flags}."""
     if not all(isinstance(values, list) and values for values in grid.values()):
-        raise UserError(f'{path}: lists of values expected in the grid, {{"hid_dim": [64, 128]}}')
+        raise UserError(f'{path}: give lists of values in the grid, like {{"hid_dim": [64, 128]}}')
     if not grid:
         return {}
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -170,50 +178,58 @@ def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) -> list[Job]:
+    """The jobs of one row, one for each seed."""
     parse, fixed = _SCRIPTS[script]
     arguments = [*fixed, *_as_arguments(flags)]
     args, defaults = parse(arguments), parse(fixed)
     for key in _OWN_FLAGS:
         if hasattr(args, key) and getattr(args, key) != getattr(defaults, key):
-            raise UserError(f"--{key} is not for a sweep's flags: see tools/sweep.py --help")
+            raise UserError(f"--{key} is not allowed in a sweep's flags: take it out")
     if message := warning_of_inert_flags(args, Path(script).stem):
         raise UserError(f"{message}: take it out")
     jobs = []
-    for seed in dict.fromkeys(seeds):  # a seed given twice is no second run
+    for seed in dict.fromkeys(seeds):  # a repeated seed makes no second run
         seeded = (*arguments, f"--seed={seed}")
-        told_by = distinguishing_settings(Path(script).stem, settings_of(parse(seeded)))
-        content = json.dumps([script, told_by], sort_keys=True)
+        identity = distinguishing_settings(Path(script).stem, settings_of(parse(seeded)))
+        content = json.dumps([script, identity], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         jobs.append(Job(script, seeded, args.epochs, digest, f"{row}, seed {seed}"))
     return jobs
 
 
 def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:
+    """Flags of a SPEC as command-line arguments."""
     for name, value in flags.items():
         if isinstance(value, bool):
             yield f"--{name}" if value else f"--no-{name}"
         elif isinstance(value, (int, float, str)):
             yield f"--{name}={value}"
         elif value is not None:
-            raise UserError(f"{name}: a text, a number, true, false or null expected")
+            raise UserError(f"{name}: give a string, a number, true, false or null")
 
 
 def read_results(out: Path, job: Job) -> dict[str, Any] | None:
-    """What a finished run left, ``results.json``; None if it is not there or not whole."""
+    """The content of a finished run's ``results.json``; None if it is missing or incomplete."""
     try:
         content = json.loads((out / job.id / RESULTS).read_text(encoding="utf-8"))
         last = content["results"]["last"]
-        whole = last["epoch"] == job.epochs and all(math.isfinite(last[m]) for m in _METRICS)
+        complete = last["epoch"] == job.epochs and all(math.isfinite(last[m]) for m in _METRICS)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return content if whole else None
+    return content if complete else None
 
 
 def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> dict[str, str]:
-    """Run jobs, as many at a time as ``devices`` has entries (None: the script's own choice).
+    """Run the jobs. The others continue if one fails.
 
-    Gives {label: reason} of those that failed; the others go on. However this function is left,
-    no run is left behind.
+    When this function returns or raises, all runs have ended.
+
+    Args:
+        devices: one entry for each run at a time: the ``--device``, or None for the script's
+            default.
+
+    Returns:
+        {label: reason} of the jobs that failed.
     """
     waiting, free = deque(jobs), list(devices)
     running: dict[subprocess.Popen, tuple[Job, str | None]] = {}
@@ -232,7 +248,7 @@ def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> d
                     job, device = running.pop(process)
                     free.append(device)
                     bar.update()
-                    if reason := _why_failed(process, out, job):
+                    if reason := _failure_reason(process, out, job):
                         failed[job.label] = reason
                     bar.write(_outcome(out, job, reason))
         finally:
@@ -241,22 +257,22 @@ def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> d
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.Popen:
-    """Start a run, or go on with it where there is something to go on from."""
+    """Start a run, or resume it if it has a checkpoint."""
     folder, logs = out / job.id, out / "logs"
     arguments = [*job.arguments, "--checkpoint", str(out), "--name", job.id]
     if device:
         arguments += ["--device", device]
-    (folder / RESULTS).unlink(missing_ok=True)  # not whole, or this run would not be started
+    (folder / RESULTS).unlink(missing_ok=True)  # incomplete, or the run would be skipped
     if (folder / LAST).is_file():
         arguments += ["--resume", str(folder / LAST)]
-    elif folder.exists():  # cut off in its first epoch
+    elif folder.exists():  # interrupted in its first epoch
         shutil.rmtree(folder)
     logs.mkdir(exist_ok=True)
     count = str(threads)
@@ -270,23 +286,24 @@ def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.
             stdout=stdout,
             stderr=stderr,
             env={**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
-            start_new_session=True,  # Ctrl-C is for the sweep, which then ends its runs itself
+            start_new_session=True,  # Ctrl-C reaches only the sweep, which then stops its runs
         )
 
 
-def _why_failed(process: subprocess.Popen, out: Path, job: Job) -> str | None:
-    """The last line that a failed run wrote to stderr; None if it did not fail."""
+def _failure_reason(process: subprocess.Popen, out: Path, job: Job) -> str | None:
+    """Why a run failed: the last line of its stderr. None if it did not fail."""
     if process.returncode == 0 and read_results(out, job):
         return None
-    said = (out / "logs" / f"{job.id}.err").read_text(encoding="utf-8", errors="replace")
-    if lines := said.strip().splitlines():
+    stderr = (out / "logs" / f"{job.id}.err").read_text(encoding="utf-8", errors="replace")
+    if lines := stderr.strip().splitlines():
         return lines[-1].removeprefix("error: ")
     if process.returncode < 0:
         return f"ended by {signal.Signals(-process.returncode).name}"
-    return f"exit status {process.returncode}, without whole results and without a word"
+    return f"exit status {process.returncode}, with incomplete results and no message"
 
 
 def _outcome(out: Path, job: Job, reason: str | None) -> str:
+    """A line about a run that has ended: its errors, or why it failed."""
     if reason:
         return f"{job.label}: FAILED: {reason}"
     last = read_results(out, job)["results"]["last"]
@@ -295,10 +312,11 @@ def _outcome(out: Path, job: Job, reason: str | None) -> str:
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:
-    """End runs as Ctrl-C would, so that no partial file is left; then without mercy."""
+    """Stop runs by SIGINT, so that they leave no partial file. Kill those that do not end in
+    ``_STOP_SECONDS``."""
     for process in processes:
         process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _STOP_SECONDS
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -308,8 +326,12 @@ def _stop(processes: list[subprocess.Popen]) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold a folder against a second sweep, and end as after Ctrl-C when asked to terminate."""
+def _exclusive(out: Path) -> Iterator[None]:
+    """Lock a folder against a second sweep. Inside the ``with`` block SIGTERM acts like Ctrl-C.
+
+    Raises:
+        UserError: the folder cannot be made, or another sweep has locked it.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -318,7 +340,7 @@ def _alone(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another sweep is at work in {out}: wait, or give --out") from error
+            raise UserError(f"another sweep runs in {out}: wait, or give another --out") from error
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             yield
@@ -327,17 +349,21 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def gather(name: str, rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
-    """Write the tables and the picture of what is finished, by the spec's name; gives the text."""
+    """Write the tables and the plot of the finished runs. Returns the Markdown table.
+
+    Args:
+        name: name of the SPEC and of the files.
+    """
     finished = {
         row: [results for job in jobs if (results := read_results(out, job))]
         for row, jobs in rows.items()
     }
-    table = [_row(row, jobs, finished[row]) for row, jobs in rows.items()]
+    table = [_table_row(row, jobs, finished[row]) for row, jobs in rows.items()]
     remarks = {
         f"{row}: {remark}"
         for row, found in finished.items()
         for results in found
-        for remark in _remarks(results)
+        for remark in _run_remarks(results)
     }
     with (
         atomic_write(out / f"{name}.csv") as partial,
@@ -352,31 +378,31 @@ def gather(name: str, rows: dict[str, list[Job]], out: Path, spec: dict[str, Any
     save_comparison(
         out / f"{name}.png",
         {
-            row: {title: _last(found, metric) for metric, title in _METRICS.items()}
+            row: {title: _last_epoch_values(found, metric) for metric, title in _METRICS.items()}
             for row, found in finished.items()
         },
     )
     return text
 
 
-def _row(name: str, jobs: Sequence[Job], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A line of the table: a row's finished runs."""
+def _table_row(name: str, jobs: Sequence[Job], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table: statistics of its finished runs."""
     row: dict[str, Any] = {"row": name, "n": len(found), "planned": len(jobs)}
     for key in ("parameters", "multiply_adds_a_pose"):
         row[key] = found[0].get(key) if found else None
     for metric in _METRICS:
-        values = _last(found, metric)
+        values = _last_epoch_values(found, metric)
         row[metric] = statistics.mean(values) if values else None
         row[f"{metric}_spread"] = statistics.stdev(values) if len(values) > 1 else None
     return row | {"runs": " ".join(job.id for job in jobs)}
 
 
-def _last(found: Iterable[dict[str, Any]], metric: str) -> list[float]:
+def _last_epoch_values(found: Iterable[dict[str, Any]], metric: str) -> list[float]:
     return [results["results"]["last"][metric] for results in found]
 
 
-def _remarks(results: dict[str, Any]) -> Iterator[str]:
-    """What a figure must not be read without."""
+def _run_remarks(results: dict[str, Any]) -> Iterator[str]:
+    """Remarks that the results of a run need, such as missing sequences."""
     for key in REMARKS:
         if results.get(key):
             yield results[key]
@@ -410,28 +436,39 @@ def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[s
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="JSON file, see above")
+    parser.add_argument(
+        "spec", type=Path, metavar="SPEC", help="JSON file that describes the sweep, see above"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at a time (default: 1, or one a device)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="number of runs at a time (default: 1, or one for each device)",
     )
     parser.add_argument(
         "--devices", type=lambda text: text.split(","), metavar="LIST",
-        help="devices to share out, separated by commas (default: the script's own choice)",
+        help="devices for the runs, separated by commas (default: the script's default)",
     )  # fmt: skip
     parser.add_argument(
-        "--seeds", type=_seeds, metavar="LIST", help="separated by commas (default: SPEC's, else 0)"
+        "--seeds",
+        type=_seeds,
+        metavar="LIST",
+        help="seeds, separated by commas (default: SPEC's, else 0)",
     )
     parser.add_argument(
         "--dataset", choices=sorted(DATASETS),
         help="run SPEC on this data set with the published settings, see above",
     )  # fmt: skip
     parser.add_argument(
-        "--gather-only", "--gather_only", action="store_true", help="run nothing, write the tables"
+        "--gather-only",
+        "--gather_only",
+        action="store_true",
+        help="start no run, only write the tables",
     )
     args = parser.parse_args(argv)
     if args.jobs is not None and args.jobs < 1:
-        parser.error("--jobs: a whole number from 1 expected")
+        parser.error("--jobs: give a whole number from 1")
     return args
 
 
@@ -439,7 +476,7 @@ def _seeds(text: str) -> list[int]:
     try:
         return [int(seed) for seed in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"0,1,2 expected, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"give numbers like 0,1,2, not {text!r}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -447,26 +484,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = read_spec(args.spec)
     if args.dataset:
         spec = on_dataset(spec, args.dataset)
-    rows = plan(args.spec, spec, args.seeds or spec["seeds"])
+    rows = plan_jobs(args.spec, spec, args.seeds or spec["seeds"])
     failed: dict[str, str] = {}
     if args.gather_only and not args.out.is_dir():
         raise UserError(f"{args.out} is not there: run the sweep first")
     if not args.gather_only:
         devices = args.devices or [None]
         slots = list(itertools.islice(itertools.cycle(devices), args.jobs or len(devices)))
-        with _alone(args.out):
+        with _exclusive(args.out):
             jobs = {job.id: job for row in rows.values() for job in row}  # equal rows run once
             open_jobs = [job for job in jobs.values() if not read_results(args.out, job)]
             begun = sum((args.out / job.id / LAST).is_file() for job in open_jobs)
             print(
-                f"runs: {len(jobs)}, finished before: {len(jobs) - len(open_jobs)}, "
-                f"to go on with: {begun}",
+                f"runs: {len(jobs)}, already finished: {len(jobs) - len(open_jobs)}, "
+                f"to resume: {begun}",
                 flush=True,
             )
             try:
                 failed = run_jobs(open_jobs, args.out, slots)
             except KeyboardInterrupt:
-                print("the same command goes on from here", file=sys.stderr)
+                print("the same command resumes the sweep", file=sys.stderr)
                 raise
     print(gather(args.spec.stem, rows, args.out, spec), end="")
     if failed:

@@ -1,10 +1,10 @@
-"""The published method as a textbook would write it: what the benchmark measures against.
+"""A textbook implementation of the published method, which the benchmark compares with ours.
 
-Nothing here is used for training or testing. The layer multiplies by masked adjacencies, batch
-normalisation turns the tensor round, every sample is fetched by a Python call, the loss is read
-back each step, each action has a loader of its own at test, and poses are aligned one by one.
-The networks have the names of ``models.modulated_gcn`` in their state dicts, so that weights can
-be carried over. Shapes: B poses, J joints, C channels.
+It is not used for training or testing. It is written in the most direct way: the layer multiplies
+by masked adjacencies, batch normalisation transposes the tensor, each sample is one Python call,
+the loss is read in every step, each action has its own loader at test, and poses are aligned one by
+one. The state dicts have the names of ``models.modulated_gcn``, so that weights can be copied.
+Shapes: B poses, J joints, C channels.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from data.pose_dataset import PoseDataset
 
 
 class TextbookConv(nn.Module):
-    """The formula of ``ModulatedGraphConv``, term by term."""
+    """The modulated graph convolution of ``ModulatedGraphConv``, term by term."""
 
     def __init__(self, in_dim: int, out_dim: int, adj: Tensor) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class TextbookGCN(nn.Module):
 
 
 class TextbookDataset(Dataset):
-    """One Python call a sample: (2D, 3D)."""
+    """Pairs of 2D input (J, 2) and 3D target (J, 3), one Python call each."""
 
     def __init__(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         self.inputs, self.targets = inputs, targets
@@ -113,9 +113,9 @@ class TextbookDataset(Dataset):
 def textbook_arrays(
     positions: dict[str, dict[str, np.ndarray]], skeleton: Skeleton
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training subjects of Human3.6M -> 2D (N, J, 2) and root-relative 3D (N, J, 3).
+    """2D inputs (N, J, 2) and root-relative 3D targets (N, J, 3) of Human3.6M's training subjects.
 
-    Each view of each sequence becomes an array in a list; the lists are joined at the end.
+    Each view of each sequence becomes an array in a list; the lists are concatenated at the end.
     """
     inputs, targets = [], []
     for subject in H36M.subjects_train:
@@ -133,7 +133,7 @@ def textbook_arrays(
 def textbook_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> float:
-    """Train on the batches; the mean loss of their poses."""
+    """Train on the batches. Returns the mean loss over the poses."""
     model.train()
     total, count = 0.0, 0
     for inputs, targets in batches:
@@ -150,7 +150,7 @@ def textbook_epoch(
 
 
 def textbook_p_mpjpe(pred: np.ndarray, target: np.ndarray) -> float:
-    """P-MPJPE of one pose (J, 3), by the SVD of its covariance."""
+    """P-MPJPE of one pose (J, 3), by an SVD of the covariance."""
     p, t = pred - pred.mean(0), target - target.mean(0)
     p_size, t_size = np.sqrt((p**2).sum()), np.sqrt((t**2).sum())
     p, t = p / p_size, t / t_size
@@ -165,7 +165,7 @@ def textbook_p_mpjpe(pred: np.ndarray, target: np.ndarray) -> float:
 
 @torch.no_grad()
 def textbook_evaluate(model: nn.Module, dataset: PoseDataset, batch_size: int) -> list[list[float]]:
-    """MPJPE and P-MPJPE of each action in mm, with a loader an action."""
+    """MPJPE and P-MPJPE of each action in mm, with one loader for each action."""
     model.eval()
     samples = TextbookDataset(dataset.inputs_2d.numpy(), dataset.targets_3d.numpy())
     table = []

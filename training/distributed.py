@@ -45,11 +45,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def rank_and_size() -> tuple[int, int]:
-    """The two numbers above, as ``PoseLoader`` takes them."""
-    return rank(), world_size()
-
-
 def as_process_of_job(main: Callable[[], None]) -> Callable[[], None]:
     """Run a script's ``main`` as one process of the job that torchrun's environment describes.
 
@@ -231,7 +226,7 @@ class _Loss(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Any) -> Tensor:
-        return self.loss(batch) * batch.weight
+        return self.loss(batch) * batch.loss_weight
 
 
 def _synchronised_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.metrics import ActionErrors, published_form, root_centred
-from common.progress import Progress, duration
+from common.progress import Progress, format_duration
 from data.pose_dataset import PoseBatch, PoseLoader
 from training import distributed
 from training.schedule import Rate
@@ -97,7 +97,7 @@ class Outlook:
         """
         epochs_left = self.epochs - epoch + 1
         total = epochs_left * (seconds + left) * (1 + self.test_share) - seconds
-        return f"{duration(left)} left in this epoch, {duration(total)} in all"
+        return f"{format_duration(left)} left in this epoch, {format_duration(total)} in all"
 
 
 def train_one_epoch(
@@ -128,7 +128,7 @@ def train_one_epoch(
         return f"{state}, {outlook.time_left(epoch, seconds, left)}"
 
     what = (f"epoch {epoch}/{outlook.epochs}", loader.epoch_steps, "step")
-    batches = loader.shuffled(epoch)
+    batches = loader.shuffled_batches(epoch)
     for batch in outlook.progress.follow(batches, *what, leave=False, ending=end_of_line):
         step += 1
         group["lr"] = training.rate(step, epoch)
@@ -141,7 +141,7 @@ def train_one_epoch(
         training.optimizer.step()
         if training.average:
             training.average.update(step)
-        poses = batch.whole or len(batch)
+        poses = batch.global_size or len(batch)
         total += loss.detach() * poses
         seen += poses
         if step % _CHECK_EVERY == 0:
@@ -184,9 +184,9 @@ def evaluate(
     forms = [root_centred, published_form] if info.h36m_protocol else [root_centred]
     settings = (info.metrics, info.mean_over, dataset.targets_3d.device, len(forms))
     errors = ActionErrors(dataset.actions, *settings)
-    steps = -(-len(dataset) // loader.part[1] // loader.batch_size)
+    steps = -(-len(dataset) // loader.world_size // loader.batch_size)
     progress = progress or Progress()
-    for batch in progress.follow(loader.in_order(), what, steps, "step", leave=False):
+    for batch in progress.follow(loader.ordered_batches(), what, steps, "step", leave=False):
         pose = pose_of(batch)
         scored = torch.stack([form(pose) for form in forms])
         errors.update(scored, batch.targets_3d, dataset.action[batch.index])

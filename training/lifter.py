@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.camera import flip_intrinsics, lift_again, remove_distortion, solve_translation
+from common.camera import back_project_pose, flip_intrinsics, remove_distortion, solve_translation
 from common.errors import UserError
 from common.input_view import InputView, rotate
 from common.skeleton import SKELETONS, Skeleton
@@ -106,7 +106,7 @@ class Lifter:
             with torch.no_grad():
                 uv = remove_distortion(batch.inputs_2d, batch.intrinsics)
                 depth = solve_translation(pose - pose[:, :1], uv, batch.intrinsics)[:, 2]
-        lifted = lift_again(pose, batch.inputs_2d, depth, batch.intrinsics)
+        lifted = back_project_pose(pose, batch.inputs_2d, depth, batch.intrinsics)
         return self.post_refine(pose, lifted)
 
     def tested_pose(self, batch: PoseBatch) -> Tensor:

@@ -44,7 +44,7 @@ def load_data(
     )
     whole = args.actions is None and args.downsample == 1
     for dataset, split in zip(datasets, splits, strict=True):
-        verdict = f", {info.against_protocol(split, len(dataset))}" if whole else ""
+        verdict = f", {info.compare_with_protocol(split, len(dataset))}" if whole else ""
         print(f"{split}: {len(dataset):,} poses of {', '.join(dataset.subjects)}{verdict}")
         if dataset.missing:
             print(f"warning: sequences are missing: {'; '.join(dataset.missing)}")
@@ -59,7 +59,8 @@ def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoade
         args.batch_size,
         seed=args.seed,
         flips=getattr(args, "data_augmentation", False),
-        part=distributed.rank_and_size(),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
         augmentation=Augmentation(*strengths) if args.augment else None,
     )
 
@@ -68,4 +69,6 @@ def evaluation_loader(dataset: PoseDataset) -> PoseLoader:
     """Batches for testing, of a size that changes no figure: on a CPU small enough for its cache,
     on a GPU large enough to keep it busy. Of several processes, each has a part."""
     batch_size = 512 if dataset.inputs_2d.device.type == "cpu" else 16384
-    return PoseLoader(dataset, batch_size, part=distributed.rank_and_size())
+    return PoseLoader(
+        dataset, batch_size, rank=distributed.rank(), world_size=distributed.world_size()
+    )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from common.camera import project_again, rotation_about
+from common.camera import reproject, rotation_about
 from common.errors import UserError
 from common.input_view import rotate
 from data.pose_dataset import PoseBatch, PoseDataset
@@ -50,7 +50,7 @@ def with_other_cameras(
 def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
     """The poses as the cameras see them after a turn about their own vertical axes, to the right.
 
-    People move to the left of the image; a detector's errors stay, see ``project_again``.
+    People move to the left of the image; a detector's errors stay, see ``reproject``.
 
     Raises:
         UserError: the cameras are not known, or somebody would no longer be in front of them.
@@ -65,7 +65,7 @@ def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
         raise UserError(f"--pan {degrees:g} leaves people behind the camera: give fewer degrees")
     return replace(
         dataset,
-        inputs_2d=project_again(dataset.inputs_2d, joints, turned, everything.intrinsics),
+        inputs_2d=reproject(dataset.inputs_2d, joints, turned, everything.intrinsics),
         targets_3d=turned - turned[:, :1],
         root_3d=turned[:, 0],
         up=rotate(dataset.up, rotation),

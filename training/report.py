@@ -325,8 +325,8 @@ def root_errors(
     lens distortion taken out of the 2D joints first, and with it ignored.
     """
     errors: dict[str, list[Tensor]] = {"distortion_removed": [], "distortion_ignored": []}
-    every_pose = replace(evaluation_loader(test_set), part=(0, 1))
-    for batch in every_pose.in_order():
+    every_pose = replace(evaluation_loader(test_set), rank=0, world_size=1)
+    for batch in every_pose.ordered_batches():
         pose = root_centred(pose_of(batch))
         undistorted = remove_distortion(batch.inputs_2d, batch.intrinsics)
         for kind, uv in zip(errors, (undistorted, batch.inputs_2d), strict=True):

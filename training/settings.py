@@ -15,7 +15,7 @@ from common.input_view import InputView
 from common.parser import Parser
 from common.skeleton import SKELETONS
 from data.datasets import DATASETS
-from data.pose_dataset import known_actions
+from data.pose_dataset import select_actions
 from models.build import DEFAULT, MODELS, default_arguments
 from training.checkpoint import Source
 from training.published_flags import inert_names, warning_of_inert_flags
@@ -106,7 +106,7 @@ def parse(
         _check_companions(parser, args, typed, script)
     if script == "main_graph":
         _check_detected(parser, args, typed)
-    known_actions(DATASETS[args.dataset], args.actions)
+    select_actions(DATASETS[args.dataset], args.actions)
     if args.weight_decay in (WEIGHT_DECAY[args.optimizer], _without_effect(args)):
         args.weight_decay = None
     if args.joints is None:
