@@ -371,9 +371,9 @@ def test_17_joints_are_projected_where_ground_truth_2d_has_16(tmp_path):
 
 def test_the_flag_is_of_a_call_and_not_of_a_run():
     for parse in (opt.parse_gcn, opt.parse_graph):
-        assert settings.data_options(parse([]))["check"] is True
+        assert parse([]).check_data is True
         args = parse(["--no-check_data"])
-        assert settings.data_options(args)["check"] is False
+        assert args.check_data is False
         assert settings.settings_of(args) == settings.settings_of(parse([]))
         assert parse(["-r", "x"], defaults={"check_data": False}).check_data is True
 
