@@ -26,11 +26,8 @@ CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
     "check_data",
 )  # fmt: skip
-# Settings that are arguments of networks.
-_OF_NETWORK = {
-    "hid_dim", "num_layers", "dropout", "non_local", "norm_layer", "modulation_init",
-    "weight_modulation", "adj_modulation", "rank", "adj_symmetric", "decouple_self", "hops",
-}  # fmt: skip
+# Arguments of networks; those that are settings too choose the network.
+_OF_NETWORK = {name for model in MODELS for name in default_arguments(model)}
 # Settings of what a network is given of the 2D joints.
 _OF_INPUT = ("camera_rays", "root_view")
 _NON_LOCAL = {"main_gcn": "grouped", "main_graph": "embedded"}
@@ -162,7 +159,7 @@ def _check_network(parser: Parser, args: argparse.Namespace, typed: set[str], sc
     taken = default_arguments(args.model)
     usual = published_settings(script, args.model)
     for key in sorted(typed & _OF_NETWORK - taken.keys()):
-        if getattr(args, key) != usual[key]:
+        if getattr(args, key) != usual.get(key):
             raise UserError(f"--{key} is no choice of --model {args.model}: leave it out")
     if "modulation_init" in typed and not args.weight_modulation:
         raise UserError("--modulation_init is of --weight_modulation: leave one of them out")
@@ -293,7 +290,7 @@ def departures(settings: dict[str, Any] | None, script: str) -> dict[str, Any] |
 def model_arguments(args: argparse.Namespace, script: str) -> dict[str, Any]:
     """The arguments of ``models.build.build_model``, as checkpoints carry them."""
     given = vars(args) | {"non_local": _NON_LOCAL[script] if args.non_local else None}
-    own = {key: given[key] for key in default_arguments(args.model) if key in _OF_NETWORK}
+    own = {key: given[key] for key in default_arguments(args.model) if key in given}
     seen = {"in_dim": input_view(args).in_dim} | {key: given[key] for key in _OF_INPUT}
     return {"name": args.model, "joints": args.joints, "out_dim": 3} | own | seen
 
