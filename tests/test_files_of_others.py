@@ -17,7 +17,6 @@ from common.errors import UserError
 from models.build import build_model
 from models.pose_refine import PoseRefine
 from tests.conftest import SLICE, randomise
-from training import report
 from training.checkpoint import load_checkpoint
 from training.lifter import build_lifter
 from training.published_files import ModelFiles, load_model_folder
@@ -30,12 +29,6 @@ NETWORKS = {
     "mgcn": {"name": "mgcn", "non_local": "grouped"},
     "linear": {"name": "martinez", "predict_root": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    for picture in ("save_curves", "_draw_poses"):
-        monkeypatch.setattr(report, picture, lambda *args: None)
 
 
 def network(**arguments):

@@ -40,6 +40,7 @@ def train(call, tmp_path):
     return run
 
 
+@pytest.mark.pictures
 def test_a_run_leaves_its_folder_and_its_table(train):
     folder, out = train("run", "-e", 2, "--snapshot", 1)
     assert {path.name for path in folder.iterdir()} == {

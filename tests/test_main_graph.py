@@ -13,8 +13,7 @@ from main_graph import build_training, main
 from models.build import build_model
 from models.costs import count_parameters
 from models.pose_refine import PoseRefine
-from tests.conftest import SLICE, as_published
-from tests.test_pose_dataset import load as load_h36m
+from tests.conftest import SLICE, as_published, load_h36m
 from training import settings
 from training.checkpoint import load_checkpoint
 from training.lifter import build_lifter
