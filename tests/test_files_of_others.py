@@ -5,7 +5,6 @@ import json
 import re
 
 import numpy as np
-import old_checkpoints as old
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ import predict
 from common.errors import UserError
 from models.build import build_model
 from models.pose_refine import PoseRefine
+from tests import old_checkpoints as old
 from tests.conftest import SLICE, randomise
 from training.checkpoint import load_checkpoint
 from training.lifter import build_lifter
