@@ -1,5 +1,6 @@
 """Made poses, and a way to call a script as the shell would."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # A slice of the bundled data that trains in seconds.
 SLICE = ["--dataset", "hdm05", "--actions", "throwBasketball", "--downsample", "12", "-z", "16",
          "-l", "1", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Networks as small as those of the tests are slower with more; also in other processes."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -66,6 +66,11 @@ def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
 
 
+def words_of_ours(err: str) -> list[str]:
+    """The program's own warnings and errors: what torch says on a busy machine is none."""
+    return [line for line in err.splitlines() if line.startswith(("warning:", "error:"))]
+
+
 def train_a_little(folder: Path) -> dict:
     """Two epochs, as one process or as one of several; gives the weights and what was measured."""
     (dataset,) = load_pose_datasets(H36M, folder, [H36M.subjects_test], H36M_16)
@@ -120,7 +125,8 @@ def as_one_of_two() -> None:
 
 def test_two_processes_follow_one(start, h36m_folder):
     ended = finish(start("train"))
-    assert [(status, err) for status, _, err in ended] == [(0, ""), (0, "")], ended
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert all(not words_of_ours(err) for *_, err in ended), ended
     assert [out for _, out, _ in ended] == ["rank 0 joined\n", ""]  # only the main one prints
     zero, one = (torch.load(h36m_folder.parent / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     alone = train_a_little(h36m_folder)
@@ -147,10 +153,8 @@ def test_two_processes_follow_one(start, h36m_folder):
 @pytest.mark.parametrize("what", ["all raise", "one raises", "one dies"])
 def test_a_failing_process_ends_the_job_with_one_message(start, what):
     ended = finish(start(what))
-    # torch may warn of slow connections on a busy machine, so only the program's own words count
-    lines = [line for *_, err in ended for line in err.splitlines()]
-    assert not any("Traceback" in line for line in lines)
-    (said,) = (line for line in lines if line.startswith("error: "))
+    assert not any("Traceback" in err for *_, err in ended)
+    (said,) = (line for *_, err in ended for line in words_of_ours(err))
     assert [status for status, *_ in ended] == [2, -signal.SIGKILL if what == "one dies" else 2]
     if what == "one dies":
         assert "another process of the job ended" in said and "--resume" in said
@@ -181,7 +185,7 @@ def torchrun(folder: Path, script: str, *flags: object) -> str:
         text=True,
     )
     ((status, out, err),) = finish([process])
-    assert status == 0, err
+    assert status == 0 and not words_of_ours(err), err
     return out
 
 

@@ -8,7 +8,6 @@ import importlib
 
 import numpy as np
 import pytest
-import torch
 
 import main_graph
 from models.non_local import EmbeddedNonLocal
@@ -17,14 +16,6 @@ from tools.same_weights import CASES, outcome, stored_form, train
 
 GOLDEN = ROOT / "tests/golden"
 ALONE = [name for name, case in CASES.items() if case.processes == 1]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(case, folder):

@@ -257,12 +257,8 @@ def test_published_flags_and_defaults():
     assert (args.dataset, args.keypoints, args.actions) == ("h36m", "gt", None)
     assert (args.num_layers, args.hid_dim, args.dropout, args.non_local) == (4, 128, 0.0, False)
     assert (args.batch_size, args.epochs, args.lr) == (64, 50, 1e-3)
-    assert (args.lr_decay, args.lr_gamma, args.weight_l1, args.max_norm) == (
-        100_000,
-        0.96,
-        0.1,
-        True,
-    )
+    assert (args.lr_decay, args.lr_gamma, args.weight_l1) == (100_000, 0.96, 0.1)
+    assert type(args.max_norm) is float and args.max_norm == 1.0  # a norm, not a switch
     assert (args.downsample, args.joints) == (1, 16)
     args = opt.parse_gcn([
         "-d", "hdm05", "-k", "gt", "-a", "squat,sneak", "-r", "CKPT", "-c", "DIR", "-l", "2",
@@ -271,7 +267,7 @@ def test_published_flags_and_defaults():
         "--non_local", "--dropout", "0.1", "--downsample", "2",
     ])  # fmt: skip
     assert args.actions == ["squat", "sneak"] and args.resume == "CKPT" and args.weight_l1 == 0.2
-    assert args.max_norm == 0 and args.non_local is True
+    assert type(args.max_norm) is float and args.max_norm == 0.0 and args.non_local is True
     assert opt.parse_gcn(["--weight_L1_norm", "0.3", "--eva", "X"]).weight_l1 == 0.3
 
 
