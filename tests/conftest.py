@@ -1,8 +1,10 @@
 """Made poses, and a way to call a script as the shell would."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,17 @@ def write_2d(
 def h36m_folder(tmp_path: Path) -> Path:
     make_h36m(tmp_path / "dataset")
     return tmp_path / "dataset"
+
+
+def edited_opt(*changes: tuple[str, str]) -> ModuleType:
+    """``opt.py`` as somebody has edited it: pairs of old and new text."""
+    text = (ROOT / "opt.py").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("edited", None))
+    exec(compile(text, "opt.py", "exec"), vars(module))
+    return module
 
 
 def as_published(path: Path, checkpoint: Path, error: float) -> Path:

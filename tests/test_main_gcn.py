@@ -16,7 +16,6 @@ from main_gcn import main
 from models.build import build_model
 from tests.conftest import ROOT, SLICE, as_published
 from training.checkpoint import load_checkpoint
-from training.run_folder import RunDescription, RunFolder
 
 
 def weights_of(path) -> dict:
@@ -243,13 +242,6 @@ def test_an_existing_run_folder_is_never_used_again(train, call, tmp_path):
     status, _, err = call(main, *SLICE, "-c", tmp_path, "--name", "run", "-e", 1)
     assert status == 2 and "--name" in err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_runs_that_start_in_one_second_get_folders_of_their_own(monkeypatch, tmp_path):
-    monkeypatch.setattr("time.strftime", lambda form: "now")
-    empty = RunDescription({}, {}, {})
-    folders = [RunFolder.create(tmp_path, None, empty, 0).folder.name for _ in range(3)]
-    assert folders == ["now", "now_2", "now_3"]
 
 
 def test_published_flags_and_defaults():

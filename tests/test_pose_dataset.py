@@ -200,3 +200,24 @@ def test_the_bundled_data_load_through_the_same_code():
     assert train.missing == test.missing == ()
     assert (torch.bincount(test.action.long(), minlength=11) > 0).all()
     assert train.root_3d[:, 2].min() > 1  # all before the cameras
+
+
+def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder, H36M_17)
+    batches = list(PoseLoader(dataset, 50, flips=True).shuffled_batches(1))
+    pairs = [
+        (i, f) for b in batches for i, f in zip(b.index.tolist(), b.flipped.tolist(), strict=True)
+    ]
+    assert sorted(pairs) == [(i, f) for i in range(len(dataset)) for f in (False, True)]
+    batch = batches[0]
+    for row, (i, flipped) in enumerate(pairs[:50]):
+        target, root = dataset.targets_3d[i], dataset.root_3d[i].clone()
+        if flipped:
+            target, root[0] = H36M_17.flip(target), -root[0]
+        assert torch.equal(batch.targets_3d[row], target)
+        assert torch.equal(batch.root_3d[row], root)
+        # the mirrored camera still sees the mirrored points where the input has them
+        from common.camera import project
+
+        seen = project(target + root, batch.intrinsics[row])
+        assert torch.allclose(seen, batch.inputs_2d[row], atol=2e-6)
