@@ -1,11 +1,12 @@
 # make demo   train and test on the bundled motion capture, from nothing but Python 3
 # make test   lint and tests
-# Both make their own virtual environment in .venv; PYTHON chooses the interpreter.
+# make fuzz   damaged and hostile input files by the ten thousand, in minutes
+# All make their own virtual environment in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 RUN := demo-$(shell date +%Y-%m-%dT%H-%M-%S)
 
-.PHONY: demo test
+.PHONY: demo test fuzz
 demo: $(VENV)/.run-requirements
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --epochs 10 --name $(RUN)
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --evaluate checkpoint/$(RUN)/ckpt_last.pth.tar
@@ -14,6 +15,9 @@ test: $(VENV)/.test-requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest
+
+fuzz: $(VENV)/.test-requirements
+	$(VENV)/bin/python -m tests.fuzz_inputs 2>$(VENV)/fuzz.log || { tail $(VENV)/fuzz.log; exit 1; }
 
 $(VENV)/.run-requirements: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,10 @@
 """Made poses, and a way to call a script as the shell would."""
 
+import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,13 @@ from torch import nn
 
 from common.camera import image_coordinates, project, world_to_camera
 from common.errors import run_script
-from common.skeleton import H36M_17, Skeleton
+from common.skeleton import H36M_16, H36M_17, Skeleton
 from data.cameras import h36m_cameras
 from data.datasets import H36M
 from data.npz_io import save_object_arrays
+from data.pose_dataset import PoseDataset, load_pose_datasets
 from tools.made_bodies import made_motion
+from training import report
 from training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,9 +29,24 @@ SLICE = ["--dataset", "hdm05", "--actions", "throwBasketball", "--downsample", "
          "-l", "1", "--device", "cpu"]  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Networks as small as those of the tests are slower with more; also in other processes."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(7)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a short training: only tests marked ``pictures`` draw."""
+    if not request.node.get_closest_marker("pictures"):
+        for picture in ("save_curves", "_draw_poses"):
+            monkeypatch.setattr(report, picture, lambda *args: None)
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -50,6 +70,16 @@ def make_h36m(
     folder.mkdir(parents=True, exist_ok=True)
     save_object_arrays(folder / "data_3d_h36m.npz", positions_3d=positions)
     return positions
+
+
+def load_h36m(
+    folder: Path,
+    skeleton: Skeleton = H36M_16,
+    splits: Sequence[Sequence[str]] = (H36M.subjects_test,),
+    **options: Any,
+) -> list[PoseDataset]:
+    """The splits of made people that :func:`make_h36m` wrote, a data set each."""
+    return load_pose_datasets(H36M, folder, splits, skeleton, **options)
 
 
 def views_of(motion: np.ndarray, subject: str) -> list[np.ndarray]:
@@ -89,6 +119,17 @@ def write_2d(
 def h36m_folder(tmp_path: Path) -> Path:
     make_h36m(tmp_path / "dataset")
     return tmp_path / "dataset"
+
+
+def edited_opt(*changes: tuple[str, str]) -> ModuleType:
+    """``opt.py`` as somebody has edited it: pairs of old and new text."""
+    text = (ROOT / "opt.py").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("edited", None))
+    exec(compile(text, "opt.py", "exec"), vars(module))
+    return module
 
 
 def as_published(path: Path, checkpoint: Path, error: float) -> Path:

@@ -14,7 +14,7 @@ import main_graph
 import opt
 from models.build import MODELS
 from tests.conftest import ROOT
-from training import report, settings
+from training import settings
 from training.checkpoint import load_checkpoint
 
 SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z", "8", "-l", "1",
@@ -22,10 +22,8 @@ SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z",
 
 
 @pytest.fixture
-def train(call, tmp_path, monkeypatch):
-    """A short run without its pictures: its results, its checkpoint's path and its output."""
-    for picture in ("save_curves", "_draw_poses"):
-        monkeypatch.setattr(report, picture, lambda *args: None)
+def train(call, tmp_path):
+    """A short run: its results, its checkpoint's path and its output."""
 
     def run(*flags, main=main_gcn.main):
         name = str(len(list(tmp_path.iterdir())))

@@ -7,7 +7,6 @@ import struct
 import tarfile
 import zipfile
 
-import h36m_miniature as mini
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from common.errors import UserError
 from data import archive
 from data.archive import MAX_MEMBER, read_h5, read_members
 from data.npz_io import load_object_array, save_object_arrays
+from tests import h36m_miniature as mini
 
 H5 = re.compile(r"(?:^|/)(?P<subject>S\d+)/(?P<name>[^/]+)\.h5$")
 FILES = {

@@ -10,7 +10,7 @@ from data.cameras import h36m_cameras
 from data.datasets import HDM05
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, augment_batch, load_pose_datasets
 from tests.conftest import ROOT
-from tests.test_camera import pixel
+from tests.formulas import pixel
 
 _H36M = h36m_cameras("S9")
 

@@ -18,7 +18,6 @@ from models.unshared import UnsharedGraphConv
 from tests.conftest import ROOT, SLICE, randomise
 from training import settings
 from training.checkpoint import check_model, load_checkpoint, load_weights
-from training.optimizer import limit_weights
 
 GRAPH_NETWORKS = ("mgcn", "semgcn", "gcn", "unshared")
 
@@ -238,24 +237,6 @@ def test_help_shows_the_published_settings_of_the_model(capsys):
             opt.parse_gcn([*flags, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
         assert f"over all processes of torchrun together (default: {said})" in shown
-
-
-def test_weights_into_a_unit_are_limited():
-    model = build_model(small("martinez"))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    before = model.w1.weight.detach().clone()
-    assert (before.norm(dim=1) > 1).any() and (model.w2.weight.norm(dim=1) > 0.5).all()
-    limit_weights(optimizer, model, 1.0)
-    model(torch.randn(4, 16, 2)).square().mean().backward()
-    optimizer.step()
-    after = model.w1.weight.detach()
-    assert after.norm(dim=1).max() < 1 + 1e-5
-    direction = torch.cosine_similarity(before, after, dim=1)
-    assert torch.allclose(direction, torch.ones(8), atol=1e-4)
-    small_ones = before.norm(dim=1) < 0.99
-    assert torch.allclose(before[small_ones], after[small_ones], atol=1e-4)
-    with pytest.raises(UserError, match="--model martinez"):
-        limit_weights(optimizer, build_model(small("gcn")), 1.0)
 
 
 def test_baselines_do_not_import_the_method():

@@ -1,8 +1,12 @@
 """The benchmark's textbook is the same method, and the benchmark runs."""
 
+import itertools
 import json
 import math
+import resource
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,14 @@ from common.skeleton import H36M_16, H36M_17
 from data.pose_dataset import PoseLoader
 from models.build import build_model
 from tools import benchmark
-from tools.benchmark import made_poses, main, our_training, plain_poses, training_flop
+from tools.benchmark import (
+    made_poses,
+    main,
+    our_training,
+    plain_poses,
+    time_in_turns,
+    training_flop,
+)
 from tools.textbook import TextbookGCN, textbook_epoch, textbook_evaluate
 from training.engine import evaluate, train_one_epoch
 
@@ -80,18 +91,66 @@ def test_flop_of_the_published_size():
     assert training_flop(16, 128) / 1e6 == pytest.approx(26.9, abs=0.1)
 
 
-def test_the_benchmark_runs_and_writes_its_figures(call, tmp_path):
+@pytest.fixture
+def a_second_a_call(monkeypatch):
+    """Whatever is measured takes a second by the benchmark's clock."""
+    monkeypatch.setattr(benchmark, "_clock", lambda args: itertools.count().__next__)
+
+
+def test_a_function_takes_the_median_of_its_turns_and_the_first_call_does_not_count():
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.5
+        return now
+
+    def taking(*seconds: float):
+        given = iter(seconds)
+
+        def side() -> None:
+            nonlocal now
+            now += next(given)
+
+        return side
+
+    seconds, rate = time_in_turns([taking(100, 3, 1, 2), taking(0, 7, 9, 8)], 3, clock)
+    assert seconds == [2.5, 8.5]  # and half a second to read the clock
+    assert rate == pytest.approx(2 * 1024**3 / 0.5 / 1e9)
+
+
+def test_the_benchmark_runs_and_writes_its_figures(call, tmp_path, monkeypatch, a_second_a_call):
+    in_process = benchmark._in_process
+
+    def one_here(side: str, folder: str) -> dict[str, float]:
+        if side == "ours":
+            return in_process(side, folder)
+        return benchmark._load_and_train(side, Path(folder))
+
+    monkeypatch.setattr(benchmark, "_in_process", one_here)
+    begin, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     status, out, err = call(
         main, "-z", 4, "--turns", 1, "--poses", 16, "--test_poses", 30, "--batch_sizes", 8,
         "--memory", 500, "--json", tmp_path / "figures.json",
     )  # fmt: skip
     assert (status, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
-    assert all(value > 0 for row in figures.values() for value in row.values())
-    assert len(figures) == 5 and all(name in out for name in figures)
+    elapsed = time.perf_counter() - begin
+    assert all(name in out for name in figures)
+    loading, memory = figures.pop("seconds to load, 500 frames"), figures.pop("peak MB, 500 frames")
+    assert min(loading.values()) > 0 and sum(loading.values()) < elapsed
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert peak <= memory["textbook"] <= after
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    assert 20 < memory["ours"] <= child  # torch alone takes more than 20 MB
+    # a turn of so many poses takes a second
+    rates = {"training, batch 8": 16, "testing": 30, "loading, batch 64": 16}
+    assert figures == {name: {"textbook": n, "ours": n} for name, n in rates.items()}
 
 
-def test_scaling_has_a_line_for_each_value_and_counts_its_products(call, tmp_path, monkeypatch):
+def test_scaling_has_a_line_for_each_value_and_counts_its_products(
+    call, tmp_path, monkeypatch, a_second_a_call
+):
     setting = {"poses": 24, "channels": 4, "layers": 1, "joints": 16, "batch": 8}
     scales = {"channels": (4, 6), "layers": (1, 2), "joints": (16, 17), "batch": (4, 32)}
     monkeypatch.setattr(benchmark, "_PUBLISHED", setting)
@@ -102,21 +161,24 @@ def test_scaling_has_a_line_for_each_value_and_counts_its_products(call, tmp_pat
     assert (status, err) == (0, "")
     rows = json.loads(file.read_text())["scaling"]
     assert list(rows) == [f"{what} {value}" for what in scales for value in scales[what]]
-    assert all(row["poses_per_s"] > 0 and name in out for name, row in rows.items())
+    for name, row in rows.items():
+        # whole batches of 8, 4 or 32 that make 16 poses, or one
+        assert row["poses_per_s"] == (32 if name == "batch 32" else 16) and name in out
     assert rows["channels 6"]["mflop_a_pose"] == training_flop(16, 6, 1) / 1e6
     assert rows["layers 2"]["mflop_a_pose"] == training_flop(16, 4, 2) / 1e6
 
 
-def test_the_recipe_has_a_line_for_each_part_and_its_time(call, tmp_path, monkeypatch):
+def test_the_recipe_has_a_line_for_each_part_and_its_time(
+    call, tmp_path, monkeypatch, a_second_a_call
+):
     small = {name: [*flags, "-z", "4", "-l", "1"] for name, flags in benchmark._RECIPES.items()}
     monkeypatch.setattr(benchmark, "_RECIPES", small)
     file = tmp_path / "recipe.json"
     status, out, err = call(main, "--recipe", "--turns", 1, "--poses", 300, "--json", file)
     assert (status, err) == (0, "")
     rates = json.loads(file.read_text())["recipe"]
-    assert list(rates) == list(small) and all(rate > 0 for rate in rates.values())
-    minutes = 3 * 1_559_752 / rates["and augmentation"] / 60
-    assert f"4,679,256 poses, {minutes:.0f} minutes" in out
+    assert rates == dict.fromkeys(small, 300) and all(name in out for name in rates)
+    assert f"4,679,256 poses, {3 * 1_559_752 / 300 / 60:.0f} minutes" in out
 
 
 def test_a_stream_of_steps_is_the_epochs_one_after_another():

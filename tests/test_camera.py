@@ -18,23 +18,13 @@ from common.camera import (
 from data.cameras import h36m_cameras
 from data.npz_io import load_object_array
 from tests.conftest import ROOT
+from tests.formulas import pixel
 
 
 @pytest.fixture(scope="module")
 def bundled() -> torch.Tensor:
     positions = load_object_array(ROOT / "dataset/data_3d_hdm05.npz", "positions_3d")
     return torch.from_numpy(np.concatenate([positions["mm"][n] for n in positions["mm"]]))
-
-
-def pixel(point: np.ndarray, camera: dict) -> tuple[float, float]:
-    """One camera-space point to pixels, from the calibration in pixels, number by number."""
-    x, y = (min(max(v / point[2], -1.0), 1.0) for v in point[:2])
-    k1, k2, k3 = camera["radial_distortion"]
-    p1, p2 = camera["tangential_distortion"]
-    r2 = x * x + y * y
-    factor = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3 + p1 * x + p2 * y
-    (fx, fy), (cx, cy) = camera["focal_length"], camera["center"]
-    return fx * (x * factor + p1 * r2) + cx, fy * (y * factor + p2 * r2) + cy
 
 
 @pytest.mark.parametrize("view", range(4))

@@ -6,121 +6,29 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed import TCPStore
 
-from common.errors import UserError, run_script
-from common.losses import pose_loss
+from common.errors import UserError
 from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
-from models.build import build_model
 from tests.conftest import ROOT, SLICE
+from tests.two_processes import finish, run_two, train_a_little, words_of_ours
 from training import distributed
 from training.checkpoint import load_checkpoint
-from training.engine import Training, evaluate, train_one_epoch
 
-# Parts of 7 and 6 poses, and a last batch of 3 to share; then one of a single pose.
-BATCH_SIZES = (13, 191)
 # Adam blows rounding up, and this early in training far above what is asked below.
 LOW_RATE = ["--lr", "1e-5"]
-_PATIENCE = 300  # seconds; only for what hangs
 
 
-@pytest.fixture
-def start(tmp_path) -> Iterator[Callable[[str], list[subprocess.Popen]]]:
-    """Starts two processes of this file, joined as torchrun would have it, with a store that
-    outlives them, but with nobody to end them."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
-           "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}  # fmt: skip
-
-    def run(what: str) -> list[subprocess.Popen]:
-        return [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.test_distributed", what, str(tmp_path)],
-                cwd=ROOT,
-                env={**os.environ, **job, "RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-
-    yield run
-    del store
-
-
-def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """(exit status, stdout, stderr) of each; a job that hangs fails the test."""
-    try:
-        said = [process.communicate(timeout=_PATIENCE) for process in processes]
-    finally:
-        for process in processes:
-            process.terminate()  # torchrun then ends its own processes
-    return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
-
-
-def train_a_little(folder: Path) -> dict:
-    """Two epochs, as one process or as one of several; gives the weights and what was measured."""
-    (dataset,) = load_pose_datasets(H36M, folder, [H36M.subjects_test], H36M_16)
-    torch.manual_seed(distributed.rank())  # the processes start with different weights
-    if distributed.is_main():
-        torch.manual_seed(3)
-    model = build_model(
-        {"joints": 16, "hid_dim": 8, "num_layers": 1, "non_local": "grouped", "dropout": 0.0}
-    )
-    networks = {"state_dict": model}
-
-    def loss(batch):
-        return pose_loss(model(batch.inputs_2d), batch.targets_3d, "mse", 0.1)
-
-    training = Training(
-        networks=networks,
-        loss=distributed.with_averaged_gradients([model], loss),
-        # Plain descent: Adam blows rounding up where a gradient is zero.
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
-        rate=lambda step, epoch: 0.05,
-        max_norm=1.0,
-    )
-    found = {"losses": [], "errors": []}
-    for epoch, batch_size in enumerate(BATCH_SIZES, 1):
-        loader = PoseLoader(
-            dataset, batch_size, rank=distributed.rank(), world_size=distributed.world_size()
-        )
-        found["losses"].append(train_one_epoch(training, loader, epoch, 0).loss)
-        with torch.no_grad():
-            found["errors"].append(evaluate(lambda b: model.eval()(b.inputs_2d), loader))
-    found["weights"] = model.state_dict()
-    return found
-
-
-def as_one_of_two() -> None:
-    """What each of the two processes does."""
-    what, folder = sys.argv[1], Path(sys.argv[2])
-    rank = distributed.rank()
-    print(f"rank {rank} joined", flush=True)
-    if what == "train":
-        torch.save(train_a_little(folder / "dataset"), folder / f"rank{rank}.pt")
-        return
-    total = torch.ones(3)
-    distributed.add_up(total)
-    if what == "all raise" or (what == "one raises" and rank == 1):
-        raise UserError("the file of 3D poses is damaged")
-    if what == "one dies" and rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    for _ in range(1000):
-        distributed.add_up(total)
-
-
-def test_two_processes_follow_one(start, h36m_folder):
-    ended = finish(start("train"))
-    assert [(status, err) for status, _, err in ended] == [(0, ""), (0, "")], ended
+def test_two_processes_follow_one(h36m_folder):
+    ended = run_two("train", h36m_folder.parent)
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert all(not words_of_ours(err) for *_, err in ended), ended
     assert [out for _, out, _ in ended] == ["rank 0 joined\n", ""]  # only the main one prints
     zero, one = (torch.load(h36m_folder.parent / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     alone = train_a_little(h36m_folder)
@@ -145,12 +53,10 @@ def test_two_processes_follow_one(start, h36m_folder):
 
 
 @pytest.mark.parametrize("what", ["all raise", "one raises", "one dies"])
-def test_a_failing_process_ends_the_job_with_one_message(start, what):
-    ended = finish(start(what))
-    # torch may warn of slow connections on a busy machine, so only the program's own words count
-    lines = [line for *_, err in ended for line in err.splitlines()]
-    assert not any("Traceback" in line for line in lines)
-    (said,) = (line for line in lines if line.startswith("error: "))
+def test_a_failing_process_ends_the_job_with_one_message(tmp_path, what):
+    ended = run_two(what, tmp_path)
+    assert not any("Traceback" in err for *_, err in ended)
+    (said,) = (line for *_, err in ended for line in words_of_ours(err))
     assert [status for status, *_ in ended] == [2, -signal.SIGKILL if what == "one dies" else 2]
     if what == "one dies":
         assert "another process of the job ended" in said and "--resume" in said
@@ -181,7 +87,7 @@ def torchrun(folder: Path, script: str, *flags: object) -> str:
         text=True,
     )
     ((status, out, err),) = finish([process])
-    assert status == 0, err
+    assert status == 0 and not words_of_ours(err), err
     return out
 
 
@@ -208,9 +114,9 @@ def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp
     assert_same_course(tmp_path / "one", tmp_path / "two")
     losses = [[float(row["loss"]) for row in read_log(tmp_path / n)] for n in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    more = sorted(path.name for path in (tmp_path / "two").iterdir() if "epoch" not in path.name)
-    assert names == more
+    one, two = ({path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    more = {"ckpt_epoch_001.pth.tar", "ckpt_epoch_002.pth.tar", "curves.png", "poses.png"}
+    assert two == one | more and not one & more  # the one draws no pictures here
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["results"]["last"]["frames"] == results["test_poses"]
     # One process goes on from the first epoch of two.
@@ -225,7 +131,7 @@ def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp
     assert a["state_dict"].keys() == b["state_dict"].keys()
 
 
-def test_torchrun_goes_on_with_the_refinement_that_one_process_began(call, tmp_path):
+def test_two_processes_go_on_with_the_refinement_that_one_process_began(call, tmp_path):
     import main_graph
 
     flags = [*SLICE, *LOW_RATE, "--keypoints", "noisy", "--pro_train", 1, "--post_refine",
@@ -234,7 +140,9 @@ def test_torchrun_goes_on_with_the_refinement_that_one_process_began(call, tmp_p
     early = tmp_path / "early.pth.tar"
     (tmp_path / "one" / "ckpt_epoch_001.pth.tar").rename(early)
     resumed = ["--resume", early, "-c", tmp_path, "--name", "resumed"]
-    out = torchrun(tmp_path, "main_graph.py", *resumed, "--device", "cpu")
+    ended = run_two("main_graph.py", *resumed, "--device", "cpu")
+    assert [(status, words_of_ours(err)) for status, _, err in ended] == [(0, [])] * 2, ended
+    out = "".join(out for _, out, _ in ended)
     assert out.count("epoch 2/2") == 1 and "epoch 1/2" not in out
     assert_same_course(tmp_path / "one", tmp_path / "resumed")
     published = {path.name.split("_eva")[0][:-2] for path in (tmp_path / "resumed").glob("*.pth")}
@@ -293,7 +201,3 @@ def test_an_environment_that_is_not_whole(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="torchrun"):
         distributed.as_process_of_job(lambda: None)()
-
-
-if __name__ == "__main__":
-    run_script(distributed.as_process_of_job(as_one_of_two))

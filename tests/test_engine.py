@@ -1,3 +1,5 @@
+"""An epoch of training and a test, against the plain loop."""
+
 import math
 
 import pytest
@@ -11,11 +13,9 @@ from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
 from models.build import build_model
-from training.acceleration import accelerate, select_device
 from training.engine import Training, evaluate
 from training.engine import train_one_epoch as train
 from training.lifter import Lifter
-from training.schedule import exponential_rate
 
 
 @pytest.fixture
@@ -43,31 +43,6 @@ def network(training: Training) -> torch.nn.Module:
 def lifter_of(training: Training) -> Lifter:
     arguments, view = {"joints": 16}, InputView(camera_rays=False, root_view=False)
     return Lifter(network(training), arguments, view, H36M_16, amp=training.amp)
-
-
-def test_rate_is_set_at_step_1_and_at_multiples_only():
-    rate = exponential_rate(1e-3, 0.96, 100_000)
-    lr, expected = None, []
-    steps = [1, 2, 99_999, 100_000, 100_001, 199_999, 200_000, 250_000]
-    for step in range(1, 250_001):  # the published loop, step by step
-        if step == 1 or step % 100_000 == 0:
-            lr = 1e-3 * 0.96 ** (step / 100_000)
-        if step in steps:
-            expected.append(lr)
-    assert [rate(step, 1) for step in steps] == expected
-
-
-def test_loss_is_the_weighted_sum():
-    pred, target = torch.randn(4, 16, 3), torch.randn(4, 16, 3)
-    mse, l1 = (pred - target).square().mean(), (pred - target).abs().mean()
-    assert torch.allclose(pose_loss(pred, target, "mse", 0.1), 0.9 * mse + 0.1 * l1)
-    expected = 0.99 * mpjpe(pred, target).mean() + 0.01 * l1
-    assert torch.allclose(pose_loss(pred, target, "mpjpe", 0.01), expected)
-    assert torch.allclose(pose_loss(pred, target, "l1", 0.1), l1)
-    near, far = torch.full_like(pred, 0.004), torch.full_like(pred, 0.3)
-    # Half the square over 10 mm, and from there straight on: |x| - 5 mm.
-    assert torch.allclose(pose_loss(near, 0 * near, "smooth_l1", 0.0), torch.tensor(0.0008))
-    assert torch.allclose(pose_loss(far, 0 * far, "smooth_l1", 0.0), torch.tensor(0.295))
 
 
 def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
@@ -143,16 +118,6 @@ def test_predictions_that_are_not_finite_are_refused(dataset):
         evaluate(lambda b: torch.full_like(b.targets_3d, torch.nan), PoseLoader(dataset, 64))
 
 
-def test_without_a_compiler_compile_warns_and_goes_on(monkeypatch, capsys):
-    subject = small_training()
-    names = list(network(subject).state_dict())
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    accelerate(subject.networks.values(), torch.device("cpu"), compiled=True, tf32=False)
-    assert capsys.readouterr().err.startswith("warning: --compile without effect: a C++ compiler")
-    assert network(subject)._compiled_call_impl is None
-    assert list(network(subject).state_dict()) == names
-
-
 def test_bfloat16_trains_and_predicts_nearly_the_same(dataset):
     plain, mixed = small_training(lr=1e-2), small_training(lr=1e-2, amp=True)
     network(mixed).load_state_dict(network(plain).state_dict())
@@ -163,14 +128,6 @@ def test_bfloat16_trains_and_predicts_nearly_the_same(dataset):
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()
     losses = [train(each, PoseLoader(dataset, 64), 1, 0).loss for each in (plain, mixed)]
     assert losses[0] != losses[1] and math.isclose(*losses, rel_tol=0.05)
-
-
-def test_devices():
-    assert select_device("cpu").type == "cpu"
-    assert select_device("auto").type in ("cpu", "cuda")
-    for name in ("tpu9", "cuda:99"):
-        with pytest.raises(UserError, match="--device"):
-            select_device(name)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -5,7 +5,6 @@ import json
 import re
 
 import numpy as np
-import old_checkpoints as old
 import pytest
 import torch
 
@@ -16,11 +15,11 @@ import predict
 from common.errors import UserError
 from models.build import build_model
 from models.pose_refine import PoseRefine
+from tests import old_checkpoints as old
 from tests.conftest import SLICE, randomise
-from training import report
 from training.checkpoint import load_checkpoint
 from training.lifter import build_lifter
-from training.published_files import ModelFiles, load_model_folder
+from training.published_files import load_model_folder
 from training.training_state import restore_training_state
 
 DATA = [*SLICE[: SLICE.index("-z")], "--device", "cpu"]
@@ -30,12 +29,6 @@ NETWORKS = {
     "mgcn": {"name": "mgcn", "non_local": "grouped"},
     "linear": {"name": "martinez", "predict_root": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    for picture in ("save_curves", "_draw_poses"):
-        monkeypatch.setattr(report, picture, lambda *args: None)
 
 
 def network(**arguments):
@@ -305,29 +298,6 @@ def test_a_state_that_does_not_fit_is_not_resumed(train, tmp_path):
         spoilt["state"] = spoilt["state"] | {first: spoilt["state"][first] | {"exp_avg": value}}
         with pytest.raises(UserError, match="does not fit"):
             restore_training_state(training, "a.pth", checkpoint | {"optimizer": spoilt})
-
-
-def test_errors_in_saved_names_are_truncated(tmp_path):
-    files = ModelFiles(tmp_path, "xyz", {"state_dict": torch.nn.Linear(1, 1)})
-    for error, said in ((49.399, 4939), (49.391, 4939), (38.0, 3800), (0.29, 28)):
-        path = files.paths(7, error)["state_dict"]
-        assert path.name == f"model_module_gcn_7_eva_xyz_{said}.pth"
-
-
-@pytest.mark.parametrize("saved", [4939, 4940])
-def test_a_resumed_run_replaces_its_file_under_either_name(tmp_path, saved):
-    """4940 is how earlier versions, which rounded, named an error of 49.396 mm."""
-    networks = {"state_dict": torch.nn.Linear(1, 1), "post_refine": torch.nn.Linear(1, 1)}
-    names = ("model_module_gcn_", "model_post_refine_")
-    for name in names:
-        for tail in (f"7_eva_post_{saved}.pth", "6_eva_post_4939.pth", "7_eva_post_4941.pth"):
-            (tmp_path / f"{name}{tail}").touch()
-    files = ModelFiles(tmp_path, "post", networks)
-    files.remember(7, 49.396)
-    files.save(8, 48.0)
-    left = {path.name for path in tmp_path.iterdir()}
-    tails = ("6_eva_post_4939.pth", "7_eva_post_4941.pth", "8_eva_post_4800.pth")
-    assert left == {name + tail for name in names for tail in tails}
 
 
 def test_a_run_with_rounded_names_replaces_them_when_it_is_resumed(train, call, tmp_path):

@@ -1,200 +1,37 @@
-"""Damaged and hostile files: each is read or refused by an error of ours.
+"""Damaged and hostile files: each is read or refused by an error of ours."""
 
-The readers run in a process of their own, so that a crash or a hang of a library in C is seen and
-its file known. By hand, for more of them, in the root of the repository:
-
-    PYTHONPATH=. python tests/test_fuzz_inputs.py h5 0 100000
-"""
-
-import io
-import os
 import pickle
-import random
-import re
 import subprocess
 import sys
-import tempfile
-import time
-import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
 
-import h36m_miniature as mini
-import numpy as np
 import pytest
-import torch
-from old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
 
-from common.errors import UserError
-from data.archive import read_h5, read_members
-from data.npz_io import load_object_array, save_object_arrays
-from training.checkpoint import load_plain
+from data.npz_io import load_object_array
+from tests.conftest import ROOT
+from tests.fuzz_inputs import COUNTS, attempt, cases, npz_of, reader, seeds
+from tests.old_checkpoints import doubling, hostile_pickles
 
-ROOT = Path(__file__).resolve().parents[1]
-CASES = {"npz": 3400, "zip": 2200, "tgz": 1000, "h5": 3400, "legacy": 1000}
-SECONDS_A_FILE = 60
-ANY_H5 = re.compile(r"\.h5$")
-VALUES = np.arange(2 * 96, dtype=np.float32).reshape(2, 96)
+FEW = 120  # of each kind; ``make fuzz`` reads thousands
 
 
-def harmless_pickles() -> list[bytes]:
-    """What a file of poses holds, as several versions of Python write it."""
-    content = {"S1": {"Eating 1": [VALUES, VALUES.T], "n": (1, 2.5, None, "x", np.float32(1))}}
-    boxed = np.empty((), dtype=object)
-    boxed[()] = content
-    return [pickle.dumps(boxed, protocol) for protocol in (2, 4)]
-
-
-def npz_of(content: bytes) -> bytes:
-    """An npz file whose object array is the given pickle."""
-    header = io.BytesIO()
-    about = {"descr": "|O", "fortran_order": False, "shape": ()}
-    np.lib.format.write_array_header_1_0(header, about)
-    return zip_of("positions_3d.npy", header.getvalue() + content)
-
-
-def zip_of(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr(name, content)
-    return buffer.getvalue()
-
-
-def seeds(kind: str, folder: Path) -> list[bytes]:
-    """Tiny files of a kind, whole, in several layouts."""
-    h5 = [mini.archive_h5(VALUES), mini.mat_v73(VALUES), h5_compressed(VALUES)]
-    if kind == "h5":
-        return h5
-    if kind == "npz":
-        path = folder / "whole.npz"
-        save_object_arrays(path, positions_3d={"S1": {"Eating 1": VALUES}}, metadata=[1])
-        programs = harmless_pickles() + hostile_pickles(folder / "canary")
-        return [path.read_bytes(), *map(npz_of, programs)]
-    if kind == "legacy":
-        programs = hostile_pickles(folder / "canary")
-        return [*legacy_checkpoints(), *(legacy_file(program) for program in programs)]
-    write = mini.write_zip if kind == "zip" else mini.write_tgz
-    files = [(f"S{n}/MyPoses/3D_positions/Eating 1.h5", content) for n, content in enumerate(h5)]
-    return [write(folder / "whole", files[:n]).read_bytes() for n in (1, 3)]
-
-
-def legacy_checkpoints() -> list[bytes]:
-    """Checkpoints of before torch 1.6: by Python 3, by Python 2, and a bare state dict."""
-    weights = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=torch.arange(4)[1:])
-    content = {"epoch": 1, "error": np.float64(2), "state_dict": weights, "id": 2**40}
-    buffers = [io.BytesIO(), io.BytesIO()]
-    for buffer, item in zip(buffers, (content, weights), strict=True):
-        torch.save(item, buffer, _use_new_zipfile_serialization=False)
-    return [buffers[0].getvalue(), python2_file(content), buffers[1].getvalue()]
-
-
-def h5_compressed(values: np.ndarray) -> bytes:
-    h5py = pytest.importorskip("h5py")
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest") as file:
-        options = {"chunks": (32, 2), "compression": "gzip", "shuffle": True, "fletcher32": True}
-        file.create_dataset("3D_positions", data=values.T, **options)
-    return buffer.getvalue()
-
-
-def damage(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    """Bytes overwritten, the end or a piece cut away, or a piece of another file put in."""
-    spoilt = bytearray(content)
-    kind = rng.choice([0, 0, 0, 1, 2, 3])
-    at = rng.randrange(len(spoilt))
-    if kind == 0:
-        for _ in range(rng.choice([1, 1, 1, 2, 8, 64])):
-            spoilt[rng.randrange(len(spoilt))] = rng.choice([0, 255, rng.randrange(256)])
-    elif kind == 1:
-        del spoilt[at:]
-    elif kind == 2:
-        del spoilt[at : at + rng.randrange(1, 64)]
-    else:
-        other = rng.choice(others)
-        begin = rng.randrange(len(other))
-        piece = other[begin : begin + rng.randrange(1, 256)]
-        spoilt[at : at + rng.choice([0, len(piece)])] = piece
-    return bytes(spoilt)
-
-
-def cases(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[int, bytes]]:
-    """``count`` damaged files, the same ones for the same seed.
-
-    Half of the zip and npz files are damaged within and have right checksums, at which damage
-    would stop otherwise.
-    """
-    whole, inner = seeds(kind, folder), seeds("h5", folder)
-    programs = harmless_pickles() * 5 + hostile_pickles(folder / "canary")
-    for number in range(seed, seed + count):
-        rng = random.Random(number)
-        within = rng.random() < 0.5
-        if kind == "zip" and within:
-            spoilt = damage(rng.choice(inner), inner, rng)
-            yield number, zip_of("S1/MyPoses/3D_positions/Eating 1.h5", spoilt)
-        elif kind == "npz" and within:
-            yield number, npz_of(damage(rng.choice(programs), programs, rng))
-        else:
-            yield number, damage(rng.choice(whole), whole, rng)
-
-
-def reader(kind: str, path: Path) -> Callable[[], object]:
-    if kind == "npz":
-        return lambda: load_object_array(path, "positions_3d")
-    if kind == "h5":
-        return lambda: read_pose_h5(path.read_bytes())
-    if kind == "legacy":
-        return lambda: load_plain(path)
-    return lambda: [read_h5(c, "3D_positions", where) for _, where, c in read_members(path, ANY_H5)]
-
-
-def read_pose_h5(content: bytes) -> np.ndarray:
-    """The archive's form, or MATLAB's."""
-    try:
-        return read_h5(content, "3D_positions", "x.h5")
-    except UserError:
-        return read_h5(content, "data", "x.mat")
-
-
-def attempt(read: Callable[[], object]) -> str:
-    """ "read", or "refused" by an error of ours; anything else is raised."""
-    try:
-        read()
-    except UserError as error:
-        assert str(error)
-        return "refused"
-    return "read"
-
-
-def run_cases(kind: str, seed: int, count: int) -> None:
-    """Read damaged files; prints how many were read and refused. The number of the file at hand is
-    on stderr where it ends badly."""
-    outcomes: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, path = Path(scratch, "made"), Path(scratch, "input")
-        folder.mkdir()
-        for number, content in cases(kind, seed, count, folder):
-            print(number, file=sys.stderr)
-            path.write_bytes(content)
-            begin = time.monotonic()
-            outcomes[attempt(reader(kind, path))] += 1
-            seconds = time.monotonic() - begin
-            assert seconds < SECONDS_A_FILE, f"file {number} took {seconds:.0f} s"
-            assert not (folder / "canary").exists(), f"file {number} was executed"
-        assert sorted(Path(scratch).iterdir()) == [path, folder]
-    print(outcomes["read"], outcomes["refused"])
-
-
-@pytest.mark.parametrize("kind", CASES)
-def test_damaged_files_are_read_or_refused(kind):
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, tuple[int, int]]:
+    """How many files of each kind were read and refused, in a process of their own, so that a crash
+    or a hang of a library in C is seen and its file known."""
     pytest.importorskip("h5py")
-    command = [sys.executable, __file__, kind, "0", str(CASES[kind])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    command = [sys.executable, "-m", "tests.fuzz_inputs", "--count", str(FEW)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    read, refused = map(int, done.stdout.split())
-    assert read + refused == CASES[kind]
-    assert refused > CASES[kind] / 10, "the damage does not reach the reader"
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return {kind: (int(read), int(refused)) for kind, read, refused in rows}
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_damaged_files_are_read_or_refused(outcomes, kind):
+    read, refused = outcomes[kind]
+    assert read + refused == FEW
+    assert refused > FEW / 10, "the damage does not reach the reader"
 
 
 def test_whole_seeds_are_read_and_hostile_ones_refused(tmp_path):
@@ -265,7 +102,3 @@ def test_damaged_archives_leave_no_partial_output(tmp_path, monkeypatch):
             assert "S1" in load_object_array(out / name, key)
             (out / name).unlink()
     assert min(outcomes["read"], outcomes["refused"]) > 10
-
-
-if __name__ == "__main__":
-    run_cases(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

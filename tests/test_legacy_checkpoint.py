@@ -12,14 +12,14 @@ import tarfile
 import tracemalloc
 
 import numpy as np
-import old_checkpoints as old
 import pytest
 import torch
-from old_checkpoints import legacy_file, numbers, row, state_dict, storage, tensor
 
 from common.errors import UserError
 from models.build import build_model
+from tests import old_checkpoints as old
 from tests.conftest import ROOT, randomise
+from tests.old_checkpoints import legacy_file, numbers, row, state_dict, storage, tensor
 from training.checkpoint import load_checkpoint, load_plain, load_weights
 
 

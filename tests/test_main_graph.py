@@ -5,16 +5,17 @@ import json
 import pytest
 import torch
 
+import main_graph
 import opt
 from common.errors import UserError
 from common.skeleton import H36M_17
-from data.pose_dataset import PoseBatch, PoseLoader
+from data.datasets import HDM05
+from data.pose_dataset import PoseBatch, load_pose_datasets
 from main_graph import build_training, main
 from models.build import build_model
 from models.costs import count_parameters
 from models.pose_refine import PoseRefine
-from tests.conftest import SLICE, as_published
-from tests.test_pose_dataset import load as load_h36m
+from tests.conftest import ROOT, SLICE, as_published
 from training import settings
 from training.checkpoint import load_checkpoint
 from training.lifter import build_lifter
@@ -176,63 +177,6 @@ def test_a_resumed_file_without_a_best_gets_published_names_too(graph, call, tmp
         assert torch.equal(weights["state_dict"][name], tensor), name
 
 
-@pytest.mark.parametrize("refine", [False, True])
-def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
-    from training.engine import evaluate
-
-    (dataset,) = load_h36m(h36m_folder, H36M_17, keypoints="noisy")
-    flags = ["--post_refine", "--root_depth", "estimate"] if refine else []
-    _, lifter = lifter_of(*flags)
-    pose_of = lifter.refined_pose if refine else lifter.tested_pose
-    tables = [evaluate(pose_of, PoseLoader(dataset, size)) for size in (1, 256, 37)]
-
-    class Mixed(PoseLoader):
-        def ordered_batches(self):
-            return (PoseBatch(self.dataset, i) for i in torch.randperm(len(dataset)).split(19))
-
-    tables.append(evaluate(pose_of, Mixed(dataset, 19)))
-    for table in tables[1:]:
-        for action, row in tables[0]["per_action"].items():
-            for metric, value in row.items():
-                other = table["per_action"][action][metric]
-                assert (value is None) == (other is None)
-                assert value is None or abs(value - other) < 1e-4
-
-
-def test_flipped_twins_are_averaged_at_test(h36m_folder):
-    (dataset,) = load_h36m(h36m_folder, H36M_17)
-    _, lifter = lifter_of()
-    lifter.network.eval()
-    batch = PoseBatch(dataset, torch.arange(8))
-    twin = PoseBatch(dataset, torch.arange(8), torch.ones(8, dtype=torch.bool))
-    mean = (lifter.network(batch.inputs_2d) + H36M_17.flip(lifter.network(twin.inputs_2d))) / 2
-    assert torch.allclose(lifter.tested_pose(batch), mean, atol=1e-6)
-    # so the prediction of a mirrored input is the mirrored prediction
-    mirrored = H36M_17.flip(lifter.tested_pose(twin))
-    assert torch.allclose(mirrored, lifter.tested_pose(batch), atol=1e-6)
-
-
-def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
-    (dataset,) = load_h36m(h36m_folder, H36M_17)
-    batches = list(PoseLoader(dataset, 50, flips=True).shuffled_batches(1))
-    pairs = [
-        (i, f) for b in batches for i, f in zip(b.index.tolist(), b.flipped.tolist(), strict=True)
-    ]
-    assert sorted(pairs) == [(i, f) for i in range(len(dataset)) for f in (False, True)]
-    batch = batches[0]
-    for row, (i, flipped) in enumerate(pairs[:50]):
-        target, root = dataset.targets_3d[i], dataset.root_3d[i].clone()
-        if flipped:
-            target, root[0] = H36M_17.flip(target), -root[0]
-        assert torch.equal(batch.targets_3d[row], target)
-        assert torch.equal(batch.root_3d[row], root)
-        # the mirrored camera still sees the mirrored points where the input has them
-        from common.camera import project
-
-        seen = project(target + root, batch.intrinsics[row])
-        assert torch.allclose(seen, batch.inputs_2d[row], atol=2e-6)
-
-
 def test_flags_without_effect_are_named_once(call, trained):
     status, _, err = call(main, *NOISY, "--eva", trained, "--workers", 8, "--gpu", "0,1")
     assert status == 0 and err.count("\n") == 1
@@ -261,7 +205,9 @@ def test_wrong_weights(refused, trained, tmp_path, monkeypatch):
     (model,) = trained.iterdir()
     assert "no refinement" in refused("--eva", model, "--post_refine")
     assert "hid_dim 16, not 384" in refused("--eva", trained, "-z", "384")
-    assert "--no-non_local" not in refused("--eva", trained, "-j", "16")
+    # what was typed and differs is named with its remedy, and nothing else
+    *_, remedy = refused("--eva", trained, "-j", "16").partition(" has ")
+    assert remedy == "joints 17, not 16 as the flags or their defaults say; add --joints 17\n"
     second = trained / "model_module_gcn_9_eva_xyz_1.pth"
     second.write_bytes(model.read_bytes())
     assert "choose one with --module_gcn_model" in refused("--eva", trained)
@@ -284,3 +230,49 @@ def test_training_refuses_flags_of_testing_and_of_a_refinement_it_has_not():
             opt.parse_graph(["--pro_train", "1", *flags])
         opt.parse_graph(flags)
     opt.parse_graph(["--pro_train", "1", "--post_refine", "--root_depth", "estimate"])
+
+
+def limbs(pose, side):
+    """(B, 6) lengths of one side's hip, thigh, shank, shoulder, upper arm, forearm."""
+    names = H36M_17.names
+    chains = (("Hip", "Hip"), ("Hip", "Knee"), ("Knee", "Foot"), ("Thorax", "Shoulder"),
+              ("Shoulder", "Elbow"), ("Elbow", "Wrist"))  # fmt: skip
+    lengths = []
+    for number, (start, end) in enumerate(chains):
+        start = start if number in (0, 3) else side + start
+        a, b = pose[:, names.index(start)], pose[:, names.index(side + end)]
+        lengths.append((a - b).square().sum(-1).sqrt())
+    return torch.stack(lengths, dim=1)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("penalty", [0, 1])
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_loss_of_detected_2d_is_the_published_one(refine, penalty, signed):
+    flags = ["--sym_penalty", str(penalty)]
+    flags += ["--post_refine"] if refine else []
+    flags += ["--sym_signed"] if signed and (refine or penalty) else []
+    args = opt.parse_graph([*NOISY, "--pro_train", "1", *flags])
+    lifter = build_lifter(args, "main_graph", None, refine)
+    loss = main_graph.loss_of(args, lifter)
+    (data,) = load_pose_datasets(
+        HDM05, ROOT / "dataset", [["mm"]], H36M_17, "noisy", ["throwBasketball"], 60
+    )
+    batch = PoseBatch(data, torch.arange(len(data)))
+    for network in lifter.networks().values():
+        network.eval()
+
+    def symmetry(pose):
+        difference = limbs(pose, "L") - limbs(pose, "R")
+        return sum((difference if args.sym_signed else difference.abs()).mean(dim=0))
+
+    pose, target = lifter.network(batch.inputs_2d), batch.targets_3d
+    distance = (pose - target).square().sum(-1).sqrt().mean()
+    expected = 0.99 * distance + 0.01 * (pose - target).abs().mean()
+    if penalty:
+        expected = expected + 0.01 * symmetry(pose)
+    if refine:
+        refined = lifter.refine(pose, batch)
+        expected = expected + (refined - target).square().sum(-1).sqrt().mean()
+        expected = expected + 0.01 * symmetry(refined)
+    assert torch.allclose(loss(batch), expected, atol=1e-6)

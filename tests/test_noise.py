@@ -35,9 +35,14 @@ def test_legs_and_arms_are_sometimes_swapped():
     uv = torch.zeros(20_000, 17, 2)
     uv[:, list(H36M_17.joints_left), 0] = -100.0
     uv[:, list(H36M_17.joints_right), 0] = 100.0
-    left = add_detector_noise(uv, H36M_17, "swaps")[:, list(H36M_17.joints_left), 0] > 0
+    noisy = add_detector_noise(uv, H36M_17, "swaps")
+    left, right = (
+        noisy[:, list(joints), 0] > 0 for joints in (H36M_17.joints_left, H36M_17.joints_right)
+    )
+    assert torch.equal(left, ~right)  # each side has what the other one lost
     for limb in (left[:, :3], left[:, 3:]):
         swapped = limb.float().mean(1)
         assert set(swapped.tolist()) == {0.0, 1.0}  # a whole limb or none of it
         assert 0.003 < swapped.mean() < 0.007
-    assert torch.equal(add_detector_noise(uv, H36M_17, "swaps")[:, 7, 0] > 50, left[:, 0] & False)
+    middle = [j for j, name in enumerate(H36M_17.names) if name[0] not in "LR"]
+    assert len(middle) == 17 - 12 and noisy[:, middle, 0].abs().max() < 1  # 500 pixels

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,19 +9,13 @@ from data.cameras import h36m_cameras
 from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseLoader, load_pose_datasets
-from tests.conftest import ROOT, make_h36m, write_2d
+from tests.conftest import ROOT, load_h36m, make_h36m, write_2d
 from tools.made_bodies import made_motion
-
-TEST = [H36M.subjects_test]
-
-
-def load(folder, skeleton=H36M_16, splits=TEST, **options):
-    return load_pose_datasets(H36M, Path(folder), splits, skeleton, **options)
 
 
 def test_every_frame_of_every_camera_is_there_once_with_its_ids(tmp_path):
     positions = make_h36m(tmp_path)
-    (dataset,) = load(tmp_path)
+    (dataset,) = load_h36m(tmp_path)
     assert len(dataset) == 2 * 4 * 6 * 4  # subjects, sequences, frames, cameras
     assert dataset.inputs_2d.shape == (len(dataset), 16, 2)
     assert dataset.inputs_2d.dtype == dataset.targets_3d.dtype == torch.float32
@@ -45,21 +37,21 @@ def test_every_frame_of_every_camera_is_there_once_with_its_ids(tmp_path):
 
 def test_sitting_is_not_sitting_down(tmp_path):
     make_h36m(tmp_path)
-    (dataset,) = load(tmp_path, actions=["Sitting"])
+    (dataset,) = load_h36m(tmp_path, actions=["Sitting"])
     assert dataset.actions == ("Sitting",)
     assert {s.split("/")[1] for s in dataset.sequences} == {"Sitting", "Sitting 1"}
 
 
 def test_the_corrupted_video_is_left_out_and_not_reported_as_missing(tmp_path):
     make_h36m(tmp_path, sequences=("Directions", "Directions 1"))
-    (dataset,) = load(tmp_path, actions=["Directions"])
+    (dataset,) = load_h36m(tmp_path, actions=["Directions"])
     assert dataset.sequences == ("S9/Directions", "S9/Directions 1", "S11/Directions 1")
     assert dataset.missing == ()
 
 
 def test_missing_sequences_are_listed(tmp_path):
     make_h36m(tmp_path, sequences=("Photo 1", "Sitting", "Sitting 2"))
-    (dataset,) = load(tmp_path, actions=["Photo", "Sitting", "Posing"])
+    (dataset,) = load_h36m(tmp_path, actions=["Photo", "Sitting", "Posing"])
     assert dataset.missing == (
         "S9/Photo: 1 of 2", "S9/Posing: 0 of 2", "S11/Photo: 1 of 2", "S11/Posing: 0 of 2",
     )  # fmt: skip
@@ -68,16 +60,16 @@ def test_missing_sequences_are_listed(tmp_path):
 @pytest.mark.parametrize("skeleton", [H36M_16, H36M_17])
 def test_2d_from_a_file_equals_2d_by_projection(tmp_path, skeleton):
     positions = make_h36m(tmp_path)
-    (projected,) = load(tmp_path, skeleton)
+    (projected,) = load_h36m(tmp_path, skeleton)
     write_2d(tmp_path, positions)
-    (read,) = load(tmp_path, skeleton)
+    (read,) = load_h36m(tmp_path, skeleton)
     assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
     assert torch.equal(projected.targets_3d, read.targets_3d)
 
 
 def test_longer_detections_are_cut_and_shorter_ones_refused(tmp_path):
     positions = make_h36m(tmp_path)
-    (projected,) = load(tmp_path)
+    (projected,) = load_h36m(tmp_path)
 
     def lengthen(keypoints):
         for sequences in keypoints.values():
@@ -85,9 +77,9 @@ def test_longer_detections_are_cut_and_shorter_ones_refused(tmp_path):
                 views[:] = [np.concatenate([view, view[-3:]]) for view in views]
 
     write_2d(tmp_path, positions, "cpn", lengthen)
-    (read,) = load(tmp_path, keypoints="cpn")
+    (read,) = load_h36m(tmp_path, keypoints="cpn")
     assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
-    (some,) = load(tmp_path, keypoints="cpn", downsample=4)
+    (some,) = load_h36m(tmp_path, keypoints="cpn", downsample=4)
     kept = torch.arange(len(read)) % 6 % 4 == 0
     assert torch.equal(some.inputs_2d, read.inputs_2d[kept])
 
@@ -96,9 +88,9 @@ def test_longer_detections_are_cut_and_shorter_ones_refused(tmp_path):
 
     write_2d(tmp_path, positions, "short", change=shorten)
     with pytest.raises(UserError, match="S9/Sitting 1, camera 58860488: 5 frames of 2D for 6"):
-        load(tmp_path, keypoints="short")
+        load_h36m(tmp_path, keypoints="short")
     with pytest.raises(UserError, match="5 frames of 2D for 6"):
-        load(tmp_path, keypoints="short", downsample=5)  # though as many are kept of each
+        load_h36m(tmp_path, keypoints="short", downsample=5)  # though as many are kept of each
 
 
 def test_wrong_2d_is_named(tmp_path):
@@ -109,12 +101,14 @@ def test_wrong_2d_is_named(tmp_path):
 
     write_2d(tmp_path, positions, "nan", change=spoil)
     with pytest.raises(UserError, match="S11/SittingDown, camera 55011271: frame 4 has values"):
-        load(tmp_path, keypoints="nan")
+        load_h36m(tmp_path, keypoints="nan")
     write_2d(tmp_path, positions, "gap", change=lambda keypoints: keypoints["S11"].pop("Sitting"))
     with pytest.raises(UserError, match="S11/Sitting has no 2D joints for camera 54138969"):
-        load(tmp_path, keypoints="gap")
+        load_h36m(tmp_path, keypoints="gap")
     write_2d(tmp_path, positions, "train_only", change=lambda keypoints: keypoints.pop("S1"))
-    assert len(load(tmp_path, keypoints="train_only")) == 1  # subjects of no split are not needed
+    assert (
+        len(load_h36m(tmp_path, keypoints="train_only")) == 1
+    )  # subjects of no split are not needed
 
 
 @pytest.mark.parametrize(
@@ -133,28 +127,28 @@ def test_wrong_motion_is_named(tmp_path, motion, message):
     positions["S11"]["Sitting 2"] = motion
     save_object_arrays(tmp_path / "data_3d_h36m.npz", positions_3d=positions)
     with pytest.raises(UserError, match=message) as caught:
-        load(tmp_path)
+        load_h36m(tmp_path)
     assert "S11/Sitting 2" in str(caught.value)
 
 
 def test_unknown_subject_action_and_layout_are_named(tmp_path):
     make_h36m(tmp_path, subjects=["S9"])
     with pytest.raises(UserError, match="no subject S11"):
-        load(tmp_path)
+        load_h36m(tmp_path)
     with pytest.raises(UserError, match=r"unknown action 'Sit'.*SittingDown"):
-        load(tmp_path, actions=["Sit"])
+        load_h36m(tmp_path, actions=["Sit"])
     make_h36m(tmp_path, sequences=["WalkingDog 1"])
     with pytest.raises(UserError, match="'WalkingDog 1' of S9 is of no action"):
-        load(tmp_path)
+        load_h36m(tmp_path)
     save_object_arrays(tmp_path / "data_3d_h36m.npz", positions_3d=[1, 2])
     with pytest.raises(UserError, match="prepare it again"):
-        load(tmp_path)
+        load_h36m(tmp_path)
 
 
 def test_downsample_keeps_every_kth_frame_of_each_sequence(tmp_path):
     make_h36m(tmp_path)
-    (whole,) = load(tmp_path)
-    (some,) = load(tmp_path, downsample=4)
+    (whole,) = load_h36m(tmp_path)
+    (some,) = load_h36m(tmp_path, downsample=4)
     kept = torch.arange(len(whole)) % 6 % 4 == 0
     assert torch.equal(some.targets_3d, whole.targets_3d[kept])
     assert torch.equal(some.inputs_2d, whole.inputs_2d[kept])
@@ -162,7 +156,7 @@ def test_downsample_keeps_every_kth_frame_of_each_sequence(tmp_path):
 
 def test_loader_gives_every_pose_once_in_an_order_of_seed_and_epoch(tmp_path):
     make_h36m(tmp_path)
-    (dataset,) = load(tmp_path)
+    (dataset,) = load_h36m(tmp_path)
 
     def order(seed, epoch):
         return torch.cat(
@@ -206,3 +200,24 @@ def test_the_bundled_data_load_through_the_same_code():
     assert train.missing == test.missing == ()
     assert (torch.bincount(test.action.long(), minlength=11) > 0).all()
     assert train.root_3d[:, 2].min() > 1  # all before the cameras
+
+
+def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder, H36M_17)
+    batches = list(PoseLoader(dataset, 50, flips=True).shuffled_batches(1))
+    pairs = [
+        (i, f) for b in batches for i, f in zip(b.index.tolist(), b.flipped.tolist(), strict=True)
+    ]
+    assert sorted(pairs) == [(i, f) for i in range(len(dataset)) for f in (False, True)]
+    batch = batches[0]
+    for row, (i, flipped) in enumerate(pairs[:50]):
+        target, root = dataset.targets_3d[i], dataset.root_3d[i].clone()
+        if flipped:
+            target, root[0] = H36M_17.flip(target), -root[0]
+        assert torch.equal(batch.targets_3d[row], target)
+        assert torch.equal(batch.root_3d[row], root)
+        # the mirrored camera still sees the mirrored points where the input has them
+        from common.camera import project
+
+        seen = project(target + root, batch.intrinsics[row])
+        assert torch.allclose(seen, batch.inputs_2d[row], atol=2e-6)

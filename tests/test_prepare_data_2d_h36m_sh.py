@@ -1,7 +1,6 @@
 import sys
 from functools import cache
 
-import h36m_miniature as mini
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from data.datasets import H36M
 from data.joint_order import SH_JOINTS
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import load_pose_datasets
+from tests import h36m_miniature as mini
 from tests.conftest import views_of
 
 pytest.importorskip("h5py")

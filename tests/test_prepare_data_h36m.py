@@ -3,7 +3,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h36m_miniature as mini
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from data import prepare_data_h36m
 from data.datasets import H36M
 from data.npz_io import load_object_array
 from data.pose_dataset import load_pose_datasets
+from tests import h36m_miniature as mini
 
 pytest.importorskip("h5py")
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import pytest
 import opt
 from common.errors import UserError
 from training.published_flags import INERT_FLAGS, warning_of_inert_flags
-from training.settings import CALL_FLAGS, departures, settings_of, weight_decay
+from training.settings import CALL_FLAGS, departures, settings_of
 
 PARSERS = {"main_gcn": opt.parse_gcn, "main_graph": opt.parse_graph}
 WORKS, WARNS, REFUSED = "works", "warns", "refused"
@@ -160,16 +160,3 @@ def test_the_published_commands_parse_without_a_word():
     ):
         args = opt.parse_graph(command.split())
         assert warning_of_inert_flags(args, "main_graph") is None
-
-
-def test_weight_decay_follows_the_optimiser():
-    for flags, expected in (
-        ([], 0.0),
-        (["--weight_decay", "1e-4"], 0.0),  # as every published command has it, beside Adam
-        (["--optimizer", "adamw"], 0.01),
-        (["--optimizer", "SGD"], 1e-4),
-        (["--optimizer", "AdamW", "--weight_decay", "0.1"], 0.1),
-        (["--optimizer", "sgd", "--weight_decay", "0"], 0.0),
-    ):
-        for parse in PARSERS.values():
-            assert weight_decay(parse(flags)) == expected, flags

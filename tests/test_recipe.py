@@ -1,8 +1,6 @@
-"""Averaged weights, schedules, and the flags that --recipe sets, in both scripts."""
+"""The flags that --recipe sets, in both scripts, and runs with them."""
 
 import json
-import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ import main_gcn
 import main_graph
 import opt
 from common.errors import UserError
-from common.input_view import InputView
 from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import load_pose_datasets
@@ -21,10 +18,8 @@ from tests.conftest import SLICE
 from training import settings
 from training.checkpoint import load_checkpoint
 from training.engine import train_one_epoch
-from training.lifter import Lifter, build_lifter
+from training.lifter import build_lifter
 from training.load_data import training_loader
-from training.schedule import cosine_rate, warmed_up
-from training.weight_average import WeightAverage
 
 STRONG = [*SLICE, "--recipe", "strong", "--warmup", "1", "--ema", "0.9"]
 
@@ -37,33 +32,6 @@ def gcn(call, tmp_path):
         return out
 
     return run
-
-
-def test_the_average_forgets_as_it_says():
-    model = build_model({"joints": 16, "hid_dim": 4, "num_layers": 1})
-    average = WeightAverage({"state_dict": model}, decay=0.9)
-    names = [name for name, value in model.state_dict().items() if value.is_floating_point()]
-    assert any("running_var" in name for name in names)  # statistics are averaged alike
-    expected = {name: model.state_dict()[name].clone() for name in names}
-    for step in range(1, 200):
-        with torch.no_grad():
-            for name in names:
-                model.state_dict()[name].normal_()
-        average.update(step)
-        decay = min(0.9, (1 + step) / (10 + step))
-        for name in names:
-            expected[name] = decay * expected[name] + (1 - decay) * model.state_dict()[name]
-    found = average.networks["state_dict"].state_dict()
-    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in names)
-
-
-def test_schedules_rise_and_fall():
-    rate = warmed_up(cosine_rate(2.0, 100), 10)
-    assert rate(5, 1) == pytest.approx(0.5 * 2.0 * (1 + math.cos(math.pi * 0.05)) / 2)
-    assert rate(50, 1) == pytest.approx(1.0) and rate(100, 1) == pytest.approx(0.0)
-    assert rate(1, 1) < rate(9, 1) < rate(11, 1) > rate(60, 1)
-    constant = lambda step, epoch: 1.0  # noqa: E731
-    assert warmed_up(constant, 0) is constant
 
 
 @pytest.mark.parametrize("parse", [opt.parse_gcn, opt.parse_graph])
@@ -147,17 +115,6 @@ def test_what_a_run_would_lose_or_mislabel_is_refused(gcn, call, tmp_path):
     assert status == 2 and "--dataset_dir" in err
     status, _, err = call(main_gcn.main, *SLICE, "--epoch", 1)
     assert status == 2 and "--epoch" in err
-
-
-def test_unknown_cameras_are_refused(h36m_folder):
-    (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9"]], H36M_16)
-    unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
-    for view in (InputView(camera_rays=True), InputView(root_view=True)):
-        lifter = Lifter(torch.nn.Identity(), {}, view, H36M_16)
-        lifter.check_data(dataset)
-        with pytest.raises(UserError, match="cameras of h36m are not known"):
-            lifter.check_data(unknown)
-    Lifter(torch.nn.Identity(), {}, InputView(), H36M_16).check_data(unknown)
 
 
 def test_published_files_of_a_strong_network_say_what_it_is_given(call, tmp_path):

@@ -42,7 +42,13 @@ def test_a_room_imports_only_what_is_below_it(room):
 
 
 def test_no_test_imports_another_test():
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                assert not node.module.startswith("tests.test_"), path.name
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            parts = {part for name in names for part in name.split(".")}
+            found = [part for part in parts if (ROOT / "tests" / f"{part}.py").is_file()]
+            assert not any(name.startswith("test_") for name in found), (path.name, found)

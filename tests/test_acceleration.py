@@ -1,0 +1,30 @@
+"""Devices, and torch.compile where there is no compiler."""
+
+import pytest
+import torch
+
+from common.errors import UserError
+from models.build import build_model
+from training.acceleration import accelerate, select_device
+
+
+def test_without_a_compiler_compile_warns_and_goes_on(monkeypatch, capsys):
+    network = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1})
+    names = list(network.state_dict())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    accelerate([network], torch.device("cpu"), compiled=True, tf32=False)
+    assert capsys.readouterr().err.startswith("warning: --compile without effect: a C++ compiler")
+    assert network._compiled_call_impl is None
+    assert list(network.state_dict()) == names
+
+
+def test_devices(monkeypatch):
+    assert select_device("cpu").type == "cpu"
+    for there, found in ((False, "cpu"), (True, "cuda")):
+        with monkeypatch.context() as patch:
+            patch.setattr("torch.cuda.is_available", lambda there=there: there)
+            patch.setattr("torch.empty", lambda size, device: None)  # so no GPU is needed
+            assert select_device("auto").type == found
+    for name in ("tpu9", "cuda:99"):
+        with pytest.raises(UserError, match="--device"):
+            select_device(name)

@@ -1,0 +1,61 @@
+"""What distinguishes runs, whatever is edited in ``opt.py``."""
+
+import opt
+from tests.conftest import edited_opt
+from tools import sweep
+from training import settings
+from training.published_settings import SCRIPTS, distinguishing_settings
+
+# (script, flags, the run's folder with seed 1) of sweeps from before ``opt.py`` could be edited.
+KEPT = (
+    ("main_gcn.py", {"dataset": "hdm05", "epochs": 10}, "a349ce4200c46b49"),
+    (
+        "main_gcn.py",
+        {"dataset": "hdm05", "epochs": 10, "recipe": "strong", "warmup": 800, "batch_size": 64},
+        "55b58bdc93e34b33",
+    ),
+    ("main_gcn.py", {"model": "semgcn"}, "81fea36872df6b25"),
+    (
+        "main_gcn.py",
+        {"optimizer": "adamw", "weight_decay": 0.01, "lr_gamma": 0.9},
+        "5c98cfd1c34d55db",
+    ),
+    (
+        "main_graph.py",
+        {"keypoints": "noisy", "non_local": False, "hid_dim": 128, "recipe": "strong"},
+        "cb9a20ae41dda21a",
+    ),
+)
+# Of these runs another thing is trained now.
+NOT_KEPT = (
+    ("main_gcn.py", {"non_local": True}, "8f8ca1d074cee785"),
+    ("main_graph.py", {"non_local": False, "post_refine": True}, "50c4ed12a1d0a454"),
+)
+
+
+def test_the_runs_of_earlier_sweeps_keep_their_folders_unless_something_else_is_trained():
+    for script, flags, folder in KEPT:
+        assert sweep._jobs("row", script, flags, [1])[0].id == folder
+    for script, flags, folder in NOT_KEPT:
+        assert sweep._jobs("row", script, flags, [1])[0].id != folder
+
+
+def test_runs_of_an_edited_table_are_other_runs():
+    changed = edited_opt(('"lr": 1e-3', '"lr": 2e-3'))
+    usual = distinguishing_settings("main_gcn", settings.settings_of(opt.parse_gcn([])))
+    assert usual == {}
+    found = distinguishing_settings("main_gcn", settings.settings_of(changed.parse_gcn([])))
+    assert found == {"lr": 2e-3}
+    typed = settings.settings_of(opt.parse_gcn(["--lr", "2e-3"]))
+    assert distinguishing_settings("main_gcn", typed) == found
+    back = settings.settings_of(changed.parse_gcn(["--lr", "1e-3"]))
+    assert distinguishing_settings("main_gcn", back) == {}
+
+
+def test_every_setting_is_known_to_the_frozen_tables():
+    """A new flag that is not there would make every run of before another one."""
+    for script in SCRIPTS:
+        parse = {"main_gcn": opt.parse_gcn, "main_graph": opt.parse_graph}[script]
+        flags = ["--pro_train=1", "--no-non_local"] if script == "main_graph" else []
+        found = distinguishing_settings(script, settings.settings_of(parse(flags)))
+        assert found == ({"non_local": False} if script == "main_graph" else {})
