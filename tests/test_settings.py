@@ -1,4 +1,4 @@
-"""What a run departs from, whatever is edited in ``opt.py``, and the settings of old checkpoints."""
+"""What a run departs from, whatever is edited in ``opt.py``; the settings of old checkpoints."""
 
 import json
 import shutil
