@@ -48,11 +48,18 @@ def expected() -> dict[str, dict[str, np.ndarray]]:
 
 
 def h5_bytes(header: int = 0, **datasets: np.ndarray) -> bytes:
+    content = [(name, v.tobytes(), v.dtype.str, v.shape) for name, v in datasets.items()]
+    return _h5_bytes(header, tuple(content))
+
+
+@cache
+def _h5_bytes(header: int, datasets: tuple[tuple[str, bytes, str, tuple[int, ...]], ...]) -> bytes:
+    """Many tests write the same hundreds of files: each is made once."""
     h5py = pytest.importorskip("h5py")
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=header) as file:
-        for name, values in datasets.items():
-            file[name] = values
+        for name, content, dtype, shape in datasets:
+            file[name] = np.frombuffer(content, dtype).reshape(shape)
     return buffer.getvalue()
 
 
