@@ -49,6 +49,17 @@ def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
             monkeypatch.setattr(report, picture, lambda *args: None)
 
 
+class Clock:
+    """Moves on by ``step`` seconds whenever it is read; tests move it too."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now, self.step = 1000.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 def randomise(module: nn.Module) -> nn.Module:
     """Move every parameter and statistic off its initial value, so that all of them show."""
     with torch.no_grad():

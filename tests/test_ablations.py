@@ -14,7 +14,6 @@ import main_graph
 import opt
 from models.build import MODELS
 from tests.conftest import ROOT
-from training import settings
 from training.checkpoint import load_checkpoint
 
 SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z", "8", "-l", "1",
@@ -143,14 +142,6 @@ def test_choices_that_mean_nothing_are_refused(call, tmp_path):
     assert "--max_weight_norm" in refused("--max_weight_norm", 1)
     assert "--model" in refused("--model", "transformer")
     assert "add" in refused("--adj_modulation", "sum")
-
-
-def test_as_published_nothing_departs():
-    for script, parse in (("main_gcn", opt.parse_gcn), ("main_graph", opt.parse_graph)):
-        for name in MODELS:
-            args = parse(["--model", name])
-            assert settings.departures(settings.settings_of(args), script) == {}, name
-    assert settings.departures(None, "main_gcn") is None
 
 
 def test_the_worked_example_of_the_docs(tmp_path):

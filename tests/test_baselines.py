@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import main_gcn
-import opt
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17, SKELETONS
 from models.build import MODELS, build_model, default_arguments
@@ -16,7 +15,6 @@ from models.gcn import GraphConv
 from models.semgcn import SemGraphConv
 from models.unshared import UnsharedGraphConv
 from tests.conftest import ROOT, SLICE, randomise
-from training import settings
 from training.checkpoint import check_model, load_checkpoint, load_weights
 
 GRAPH_NETWORKS = ("mgcn", "semgcn", "gcn", "unshared")
@@ -167,14 +165,6 @@ def test_a_bare_state_dict_tells_its_model(tmp_path, name):
         load_weights("a.pth", build_model(arguments), found["state_dict"])
 
 
-def test_weights_with_names_of_a_network_and_other_shapes_are_refused(tmp_path):
-    martinez = ("w1.weight", "w2.weight", "batch_norm1.weight")
-    for names in (martinez, ("expand_conv.weight", "shrink.weight")):
-        torch.save({name: torch.zeros(3) for name in names}, tmp_path / "a.pth")
-        with pytest.raises(UserError, match="no Modulated GCN, nor a baseline"):
-            load_checkpoint(tmp_path / "a.pth")
-
-
 def test_published_names_of_semgcn_load(tmp_path):
     """With ``nonlocal``, as its own files have it."""
     model = build_model(small("semgcn", non_local="grouped", num_layers=4))
@@ -210,33 +200,6 @@ def test_another_model_is_named_with_its_flag(call, tmp_path):
     # Ours from before models had names.
     unnamed = {key: value for key, value in whole("mgcn").items() if key != "name"}
     check_model("a.pth", unnamed, whole("mgcn"))
-
-
-def test_published_settings_come_with_the_model_and_flags_win():
-    args = opt.parse_gcn(["--model", "martinez", "--epochs", "3"])
-    assert (args.hid_dim, args.num_layers, args.dropout) == (1024, 2, 0.5)
-    assert (args.loss, args.weight_l1, args.batch_size, args.lr) == ("mse", 0.0, 64, 1e-3)
-    assert args.max_weight_norm == 1.0 and args.epochs == 3
-    args = opt.parse_gcn(["--model=semgcn"])
-    assert (args.hid_dim, args.loss, args.weight_l1, args.epochs) == (128, "mse", 0.0, 50)
-    assert (args.lr_decay, args.lr_gamma, args.max_norm) == (100_000, 0.96, 1.0)
-    args = opt.parse_graph(["--model", "vp3d"])
-    assert (args.loss, args.batch_size, args.lr_decay, args.large_decay_epoch) == (
-        "mpjpe", 1024, 0.95, 1,
-    )  # fmt: skip
-    assert not args.non_local and args.joints == 17
-    # A resumed run's own settings win over its model's.
-    args = opt.parse_gcn([], defaults={"model": "semgcn", "lr": 0.5})
-    assert args.model == "semgcn" and args.weight_l1 == 0.0 and args.lr == 0.5
-    assert settings.departures(settings.settings_of(args), "main_gcn") == {"lr": 0.5}
-
-
-def test_help_shows_the_published_settings_of_the_model(capsys):
-    for flags, said in ((["--model", "vp3d"], "1024"), (["--model=gcn"], "64"), ([], "64")):
-        with pytest.raises(SystemExit):
-            opt.parse_gcn([*flags, "--help"])
-        shown = " ".join(capsys.readouterr().out.split())
-        assert f"over all processes of torchrun together (default: {said})" in shown
 
 
 def test_baselines_do_not_import_the_method():

@@ -140,3 +140,11 @@ def test_weights_that_do_not_fit_or_are_not_numbers_are_refused():
     weights["gconv_output.M"][0, 0] = torch.nan
     with pytest.raises(UserError, match="not numbers"):
         load_weights("a.pth", model, weights)
+
+
+def test_weights_with_names_of_a_network_and_other_shapes_are_refused(tmp_path):
+    martinez = ("w1.weight", "w2.weight", "batch_norm1.weight")
+    for names in (martinez, ("expand_conv.weight", "shrink.weight")):
+        torch.save({name: torch.zeros(3) for name in names}, tmp_path / "a.pth")
+        with pytest.raises(UserError, match="no Modulated GCN, nor a baseline"):
+            load_checkpoint(tmp_path / "a.pth")

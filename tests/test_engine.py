@@ -4,16 +4,19 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from common.errors import UserError
 from common.input_view import InputView
 from common.losses import pose_loss
 from common.metrics import mpjpe
+from common.progress import Progress
 from common.skeleton import H36M_16
 from data.datasets import H36M
 from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
 from models.build import build_model
-from training.engine import Training, evaluate
+from tests.conftest import Clock
+from training.engine import Outlook, Training, evaluate
 from training.engine import train_one_epoch as train
 from training.lifter import Lifter
 
@@ -141,3 +144,31 @@ def test_a_step_on_a_gpu_agrees_with_the_cpu(dataset):
     on_cpu = train(here, PoseLoader(dataset, 64), 1, 0).loss
     on_gpu = train(there, PoseLoader(dataset.to(device), 64), 1, 0).loss
     assert math.isclose(on_cpu, on_gpu, rel_tol=1e-2)
+
+
+def made_training(loss_of_steps: list[float]) -> Training:
+    """Learns nothing, at a given loss a step."""
+    network = nn.Linear(2, 3)
+    losses = iter(loss_of_steps)
+    return Training(
+        networks={"state_dict": network},
+        loss=lambda batch: next(losses) + 0 * network(batch.inputs_2d).sum(),
+        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
+        rate=lambda step, epoch: 0.001 * step,
+    )
+
+
+def test_training_says_loss_rate_and_time_left(dataset, capsys):
+    loader = PoseLoader(dataset, 10)  # 192 poses: 20 steps, the last of 2
+    outlook = Outlook(3, test_share=0.5, progress=Progress(Clock(step=5.0)))
+    losses = [float(n) for n in range(1, 21)]
+    trained = train(made_training(losses), loader, 2, 100, outlook)
+    assert trained.loss == pytest.approx((10 * sum(losses[:19]) + 2 * 20) / 192)
+    # 5 s a step and reading of the clock; 11 steps are done when a minute is first over.
+    assert capsys.readouterr().err == (
+        "epoch 2/3, step 11/20, 0.2 steps/s, loss 6, learning rate 0.111, "
+        "45 s left in this epoch, 4 min in all\n"
+    )
+    # 100 s an epoch, 50 s a test, so two of each less the 55 s that are gone: 245 s
+    assert outlook.time_left(2, 55, 45) == "45 s left in this epoch, 4 min in all"
+    assert outlook.time_left(3, 50, 50) == "50 s left in this epoch, 2 min in all"

@@ -4,27 +4,11 @@ import io
 from functools import partial
 
 import pytest
-import torch
-from torch import nn
 
 import main_gcn
 from common.progress import Progress, follow, format_duration
-from common.skeleton import H36M_16
-from data.datasets import H36M
-from data.pose_dataset import PoseLoader, load_pose_datasets
-from tests.conftest import SLICE
-from training.engine import Outlook, Training, train_one_epoch
-
-
-class Clock:
-    """Moves on by ``step`` seconds whenever it is read."""
-
-    def __init__(self, step: float = 0.0) -> None:
-        self.now, self.step = 1000.0, step
-
-    def __call__(self) -> float:
-        self.now += self.step
-        return self.now
+from tests.conftest import SLICE, Clock
+from training.engine import Outlook
 
 
 def said_by(capsys, items, step: float, *args, **options) -> list[str]:
@@ -90,40 +74,6 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch):
 )  # fmt: skip
 def test_durations(seconds, said):
     assert format_duration(seconds) == said
-
-
-@pytest.fixture
-def dataset(h36m_folder):
-    (found,) = load_pose_datasets(H36M, h36m_folder, [H36M.subjects_test], H36M_16)
-    return found
-
-
-def made_training(loss_of_steps: list[float]) -> Training:
-    """Learns nothing, at a given loss a step."""
-    network = nn.Linear(2, 3)
-    losses = iter(loss_of_steps)
-    return Training(
-        networks={"state_dict": network},
-        loss=lambda batch: next(losses) + 0 * network(batch.inputs_2d).sum(),
-        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
-        rate=lambda step, epoch: 0.001 * step,
-    )
-
-
-def test_training_says_loss_rate_and_time_left(dataset, capsys):
-    loader = PoseLoader(dataset, 10)  # 192 poses: 20 steps, the last of 2
-    outlook = Outlook(3, test_share=0.5, progress=Progress(Clock(step=5.0)))
-    losses = [float(n) for n in range(1, 21)]
-    trained = train_one_epoch(made_training(losses), loader, 2, 100, outlook)
-    assert trained.loss == pytest.approx((10 * sum(losses[:19]) + 2 * 20) / 192)
-    # 5 s a step and reading of the clock; 11 steps are done when a minute is first over.
-    assert capsys.readouterr().err == (
-        "epoch 2/3, step 11/20, 0.2 steps/s, loss 6, learning rate 0.111, "
-        "45 s left in this epoch, 4 min in all\n"
-    )
-    # 100 s an epoch, 50 s a test, so two of each less the 55 s that are gone: 245 s
-    assert outlook.time_left(2, 55, 45) == "45 s left in this epoch, 4 min in all"
-    assert outlook.time_left(3, 50, 50) == "50 s left in this epoch, 2 min in all"
 
 
 def test_a_whole_training_speaks_every_minute_of_testing_too(call, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """What distinguishes runs, whatever is edited in ``opt.py``."""
 
+import pytest
+
 import opt
 from tests.conftest import edited_opt
 from tools import sweep
@@ -59,3 +61,30 @@ def test_every_setting_is_known_to_the_frozen_tables():
         flags = ["--pro_train=1", "--no-non_local"] if script == "main_graph" else []
         found = distinguishing_settings(script, settings.settings_of(parse(flags)))
         assert found == ({"non_local": False} if script == "main_graph" else {})
+
+
+def test_published_settings_come_with_the_model_and_flags_win():
+    args = opt.parse_gcn(["--model", "martinez", "--epochs", "3"])
+    assert (args.hid_dim, args.num_layers, args.dropout) == (1024, 2, 0.5)
+    assert (args.loss, args.weight_l1, args.batch_size, args.lr) == ("mse", 0.0, 64, 1e-3)
+    assert args.max_weight_norm == 1.0 and args.epochs == 3
+    args = opt.parse_gcn(["--model=semgcn"])
+    assert (args.hid_dim, args.loss, args.weight_l1, args.epochs) == (128, "mse", 0.0, 50)
+    assert (args.lr_decay, args.lr_gamma, args.max_norm) == (100_000, 0.96, 1.0)
+    args = opt.parse_graph(["--model", "vp3d"])
+    assert (args.loss, args.batch_size, args.lr_decay, args.large_decay_epoch) == (
+        "mpjpe", 1024, 0.95, 1,
+    )  # fmt: skip
+    assert not args.non_local and args.joints == 17
+    # A resumed run's own settings win over its model's.
+    args = opt.parse_gcn([], defaults={"model": "semgcn", "lr": 0.5})
+    assert args.model == "semgcn" and args.weight_l1 == 0.0 and args.lr == 0.5
+    assert settings.departures(settings.settings_of(args), "main_gcn") == {"lr": 0.5}
+
+
+def test_help_shows_the_published_settings_of_the_model(capsys):
+    for flags, said in ((["--model", "vp3d"], "1024"), (["--model=gcn"], "64"), ([], "64")):
+        with pytest.raises(SystemExit):
+            opt.parse_gcn([*flags, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"over all processes of torchrun together (default: {said})" in shown

@@ -132,3 +132,11 @@ def test_old_settings_of_a_run_without_refinement_depart_from_nothing():
     old = settings.settings_of(opt.parse_graph([])) | {"sym_penalty": 1, "weight_decay": 0.01}
     del old["network_symmetry"], old["sym_weight"]
     assert settings.departures(old, "main_graph") == {}
+
+
+def test_as_published_nothing_departs():
+    for script, parse in (("main_gcn", opt.parse_gcn), ("main_graph", opt.parse_graph)):
+        for name in MODELS:
+            args = parse(["--model", name])
+            assert settings.departures(settings.settings_of(args), script) == {}, name
+    assert settings.departures(None, "main_gcn") is None
