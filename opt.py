@@ -1,9 +1,9 @@
 """Every flag of both scripts. The two tables hold the defaults: edit them for your ablations.
 
-They start as the published settings. A run says what differs from the published settings, an edited
-default too: it compares with a frozen copy, ``training/published_settings.py``. A baseline
-(``--model``) brings the settings of its own paper, which win over these tables, and what is typed
-wins over all. ``training/settings.py`` has the rules between flags.
+They start as the published settings. A run reports every setting that differs from the frozen copy
+in ``training/published_settings.py``, also one that you edited here. The settings of a baseline's
+own paper (``--model``) win over these tables, and what is typed wins over all.
+``training/settings.py`` has the rules between flags.
 """
 
 import argparse
@@ -51,7 +51,7 @@ GROUND_TRUTH = {  # main_gcn.py
     "optimizer": "adam",  # adam, adamw or sgd
     "weight_decay": None,  # None: 0.01 with adamw, 1e-4 with sgd
     "max_norm": 1.0,  # gradients are clipped to this norm; 0 does not clip
-    "max_weight_norm": 0.0,  # weights into a unit are limited to this norm; 0 does not limit
+    "max_weight_norm": 0.0,  # limit of the norm of each output unit's weights; 0: none
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
@@ -86,7 +86,7 @@ DETECTED = {  # main_graph.py
     "decouple_self": True,  # a weight of its own for the joint itself
     "hops": 1,  # reach of a layer along bones
     "norm_layer": "batch",  # batch, layer or group
-    "post_refine": None,  # train the refinement too; at test, None uses it if it is there
+    "post_refine": None,  # train the refinement; None: at test, refine if the weights have one
     "root_depth": "gt",  # of the refinement: gt, as published, or estimate
     "network_symmetry": 0,  # 1 adds the symmetry term of the network's pose to the loss
     "sym_weight": 0.01,  # weight of the symmetry terms
@@ -104,7 +104,7 @@ DETECTED = {  # main_graph.py
     "optimizer": "adam",  # adam (with amsgrad), adamw or sgd
     "weight_decay": None,  # None: 0.01 with adamw, 1e-4 with sgd
     "max_norm": 0.0,  # gradients are clipped to this norm; 0 does not clip
-    "max_weight_norm": 0.0,  # weights into a unit are limited to this norm; 0 does not limit
+    "max_weight_norm": 0.0,  # limit of the norm of each output unit's weights; 0: none
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
@@ -154,7 +154,7 @@ def parse_gcn(
     add = group("training")
     _training_flags(add)
     add("--weight_L1_norm", "--lamda", dest="weight_l1", type=types.fraction, metavar="W",
-        help="share of L1 in the loss, the rest is --loss")
+        help="W of the loss (1 - W) * main term + W * L1; --loss is the main term")
     add("--lr_decay", type=types.positive_int, metavar="STEPS",
         help="the rate is multiplied by --lr_gamma every so many steps")
     add("--lr_gamma", type=types.positive, metavar="FACTOR", help="see --lr_decay")
@@ -192,7 +192,7 @@ def parse_graph(
     add("--pro_train", type=int, choices=(0, 1), help="1 trains")
     _training_flags(add)
     add("--weight_L1_norm", "--norm", "-norm", dest="weight_l1", type=types.fraction, metavar="W",
-        help="share of L1 in the loss, the rest is --loss")
+        help="W of the loss (1 - W) * main term + W * L1; --loss is the main term")
     add("--lr_decay", "-lrd", type=types.positive, metavar="FACTOR",
         help="the rate is multiplied by this every --large_decay_epoch epochs")
     add("--large_decay_epoch", type=types.positive_int, metavar="N", help="see --lr_decay")
@@ -251,12 +251,12 @@ def _ablation_flags(add: Add) -> None:
 
 def _training_flags(add: Add) -> None:
     add("-b", "--batch_size", "--batchSize", type=types.positive_int, metavar="B",
-        help="poses a step, over all processes of torchrun together")
+        help="poses per step, over all processes of torchrun together")
     add("-e", "--epochs", "--nepoch", type=types.positive_int, metavar="N",
         help="passes over the training set; a resumed run goes on to this number")
     add("--lr", "--learning_rate", type=types.positive, help="learning rate at the start")
     add("--loss", choices=LOSSES,
-        help="main term of the loss; smooth_l1 is squared below 10 mm; see --weight_L1_norm")
+        help="main term of the loss; smooth_l1 is quadratic below 10 mm")
     add("--max_weight_norm", type=types.non_negative, metavar="X",
         help="martinez, vp3d: limit the weights into each unit to this norm; 0 does not limit")
     add("--seed", type=types.natural, help="of the first weights, the order of poses and dropout")
@@ -278,7 +278,7 @@ def _recipe_flags(add: Add, schedule: str) -> None:
         help="--augment: bone lengths times exp(N(0, S)), by kind of bone")
     add("--size_sigma", type=types.non_negative, metavar="S",
         help="--augment: the body's size times exp(N(0, S))")
-    add("--turn", type=types.share, metavar="P", help="--augment: probability of such a turn")
+    add("--turn", type=types.share, metavar="P", help="--augment: share of turned poses")
     add("--tilt", type=types.non_negative, metavar="DEG",
         help="--augment: a turn by N(0, DEG) about a horizontal axis")
     add("--optimizer", type=str.lower, choices=("adam", "adamw", "sgd"),
@@ -287,7 +287,7 @@ def _recipe_flags(add: Add, schedule: str) -> None:
         help="of the optimiser (default: 0.01 with adamw, 1e-4 with sgd)")
     add("--schedule", choices=(schedule, "cosine"),
         help="of the learning rate; cosine falls to zero at the last step")
-    add("--warmup", type=types.natural, metavar="STEPS", help="the rate rises from 0 in so many")
+    add("--warmup", type=types.natural, metavar="STEPS", help="steps in which the rate rises")
     add("--ema", type=types.fraction, metavar="DECAY",
         help="test and save the exponential average of weights and statistics; 0 does not")
     add("--max_norm", type=types.non_negative, metavar="NORM",
@@ -301,7 +301,7 @@ def _refinement_flags(add: Add) -> None:
         help="pose refinement; at test the default is to use it if it is there")
     add("--root_depth", choices=("gt", "estimate"),
         help="root depth of the refinement: ground truth, as published, or estimated")
-    add("--sym_penalty", dest="network_symmetry", type=int, choices=(0, 1),
+    add("--network_symmetry", "--sym_penalty", type=int, choices=(0, 1),
         help="1 adds the symmetry term of the network's pose; the refined pose's is always there")
     add("--sym_weight", type=types.non_negative, metavar="W",
         help="weight of the symmetry terms, sums over six limb pairs of mean |left - right|")

@@ -193,7 +193,7 @@ def test_another_model_is_named_with_its_flag(call, tmp_path):
     flags = [*SLICE, "--model", "mgcn", "--evaluate", tmp_path / "a.pth"]
     status, _, err = call(main_gcn.main, *flags)
     assert status == 2 and err.count("\n") == 1
-    assert "model semgcn, not mgcn" in err and "add --model semgcn" in err
+    assert "model semgcn, not mgcn" in err and "give --model semgcn" in err
     named = {"name": "other", "joints": 16}
     with pytest.raises(UserError, match="this program has mgcn, semgcn"):
         check_model("a.pth", named, whole("mgcn"))

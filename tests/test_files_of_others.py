@@ -94,15 +94,15 @@ def test_what_is_typed_and_differs_is_refused(call, tmp_path):
         return err
 
     # Typed, though they are the defaults of this script or of the model.
-    assert "add --model semgcn" in refused("--model", "mgcn")
+    assert "give --model semgcn" in refused("--model", "mgcn")
     assert "hid_dim 64, not 128" in refused("-z", "128")
     assert "num_layers 1, not 4" in refused("--num_layers", "4")
-    assert "add --model semgcn" in refused("--model", "martinez")
+    assert "give --model semgcn" in refused("--model", "martinez")
     assert "joints 16, not 17" in refused("--joints", "17")
-    assert "add --no-non_local" in refused("--non_local")
+    assert "give --no-non_local" in refused("--non_local")
     grouped = write(tmp_path / "a.pth", network(non_local="grouped").state_dict())
-    assert "add --non_local" in refused("--no-non_local")
-    assert "add --model mgcn" in refused("--model", "martinez")
+    assert "give --non_local" in refused("--no-non_local")
+    assert "give --model mgcn" in refused("--model", "martinez")
     assert call(main_gcn.main, *DATA, "--evaluate", grouped, "-z", "8", "--model", "mgcn")[0] == 0
 
 
@@ -134,7 +134,7 @@ def test_published_folders_bring_their_network(call, tmp_path):
     file = folder / "model_module_gcn_7_eva_post_4939.pth"
     assert call(main_graph.main, *DATA, "-k", "noisy", "--eva", file)[0] == 0
     status, _, err = call(main_graph.main, *DATA, "-k", "noisy", "--eva", folder, "--non_local")
-    assert status == 2 and "add --no-non_local" in err
+    assert status == 2 and "give --no-non_local" in err
 
 
 def test_a_network_that_cannot_be_is_refused_in_one_line(call, tmp_path):

@@ -230,7 +230,7 @@ def test_a_checkpoint_of_another_shape(refused, tmp_path):
     path = tmp_path / "wide.pth.tar"
     torch.save({"state_dict": build_model({"joints": 16, "hid_dim": 64}).state_dict()}, path)
     err = refused("--dataset", "hdm05", "--evaluate", path, "-z", "128")
-    assert "hid_dim 64, not 128" in err and "add --hid_dim 64" in err
+    assert "hid_dim 64, not 128" in err and "give --hid_dim 64" in err
     err = refused("--dataset", "hdm05", "--evaluate", path, "-z", "64", "-j", "17", "-l", "2")
     assert "joints 16, not 17" in err and "num_layers 4, not 2" in err
     assert "is not there" in refused("--dataset", "hdm05", "--evaluate", tmp_path / "absent")

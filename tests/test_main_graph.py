@@ -207,7 +207,7 @@ def test_wrong_weights(refused, trained, tmp_path, monkeypatch):
     assert "hid_dim 16, not 384" in refused("--eva", trained, "-z", "384")
     # what was typed and differs is named with its remedy, and nothing else
     *_, remedy = refused("--eva", trained, "-j", "16").partition(" has ")
-    assert remedy == "joints 17, not 16 as the flags or their defaults say; add --joints 17\n"
+    assert remedy == "joints 17, not 16 as the flags or their defaults say; give --joints 17\n"
     second = trained / "model_module_gcn_9_eva_xyz_1.pth"
     second.write_bytes(model.read_bytes())
     assert "choose one with --module_gcn_model" in refused("--eva", trained)

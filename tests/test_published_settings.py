@@ -1,8 +1,11 @@
 """What distinguishes runs, whatever is edited in ``opt.py``."""
 
+import re
+
 import pytest
 
 import opt
+from common.errors import UserError
 from tests.conftest import edited_opt
 from tools import sweep
 from training import settings
@@ -88,3 +91,27 @@ def test_help_shows_the_published_settings_of_the_model(capsys):
             opt.parse_gcn([*flags, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
         assert f"over all processes of torchrun together (default: {said})" in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"lr": 1e-3', '"lr": -1', "lr is -1: a number above 0"),
+        ('"hid_dim": 128', '"hid_dim": 15', "hid_dim is 15: an even number"),
+        ('"dropout": 0.0', '"dropout": None', "dropout is None"),
+        ('"warmup": 0', '"warmpu": 0', "'warmpu' is no setting"),
+        ('    "epochs": 50,  # passes over the training set\n', "", "epochs is missing"),
+        ('"non_local": False', '"non_local": "yes"', "non_local is 'yes': True or False"),
+    ],
+)
+def test_a_wrong_value_in_opt_is_named(old, new, said):
+    with pytest.raises(UserError, match=re.escape(f"opt.py: {said}")):
+        edited_opt((old, new)).parse_gcn([])
+
+
+def test_a_recipe_or_a_model_in_the_table_brings_its_settings():
+    args = edited_opt(('"recipe": None', '"recipe": "strong"')).parse_gcn([])
+    typed = opt.parse_gcn(["--recipe", "strong"])
+    assert settings.settings_of(args) == settings.settings_of(typed) and args.camera_rays
+    args = edited_opt(('"model": "mgcn"', '"model": "semgcn"')).parse_gcn([])
+    assert settings.settings_of(args) == settings.settings_of(opt.parse_gcn(["--model", "semgcn"]))

@@ -74,7 +74,7 @@ def test_a_checkpoint_is_never_given_the_other_input(gcn, call, tmp_path):
     gcn(*SLICE, "--epochs", 1, "--name", "screen")
     strong, screen = (tmp_path / name / "ckpt_last.pth.tar" for name in ("strong", "screen"))
     status, _, err = call(main_gcn.main, *SLICE, "--evaluate", strong, "--no-camera_rays")
-    assert status == 2 and "add --camera_rays" in err
+    assert status == 2 and "give --camera_rays" in err
     status, _, err = call(main_gcn.main, *SLICE, "--evaluate", screen, "--camera_rays")
     assert status == 2 and "--no-camera_rays" in err
     results = tmp_path / "r.json"

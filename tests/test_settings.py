@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import main_gcn
 import main_graph
 import opt
 from common.errors import UserError
@@ -46,7 +47,7 @@ def test_an_edited_default_is_a_departure_and_not_published():
     changed = edited_opt(('"hops": 1', '"hops": 2'), ('"turn": 0.5', '"turn": 0.1'))
     assert departures(changed.parse_gcn(["--model", "martinez"])).keys() == {"turn"}
     assert departures(changed.parse_gcn([])).keys() == {"hops", "turn"}
-    with pytest.raises(UserError, match=r"optimizer is 'adma' in opt\.py"):
+    with pytest.raises(UserError, match=r"opt\.py: optimizer is 'adma', not one of adam"):
         edited_opt(('"optimizer": "adam"', '"optimizer": "adma"')).parse_gcn([])
 
 
@@ -140,3 +141,22 @@ def test_as_published_nothing_departs():
             args = parse(["--model", name])
             assert settings.departures(settings.settings_of(args), script) == {}, name
     assert settings.departures(None, "main_gcn") is None
+
+
+def test_a_run_is_resumed_by_its_own_script_with_actions_of_its_own_data(call, tmp_path):
+    flags = [*SLICE, "--epochs", "1", "-c", tmp_path, "--name", "run"]
+    assert call(main_gcn.main, *flags)[0] == 0
+    last = tmp_path / "run/ckpt_last.pth.tar"
+    status, _, err = call(main_graph.main, "--resume", last, "--epochs", 2)
+    assert status == 2 and "is of a run of main_gcn.py: resume it with that script" in err
+    resume = ["--resume", last, "--epochs", 2, "--device", "cpu", "-c", tmp_path]
+    assert call(main_gcn.main, *resume, "--actions", "throwBasketball")[0] == 0
+    # On other data its earlier errors do not compare: a folder of its own, tested anew.
+    status, out, err = call(
+        main_gcn.main, *resume[:3], 3, *resume[4:], "--actions", "throwBasketball,squat",
+        "--name", "other",
+    )  # fmt: skip
+    assert (status, err) == (0, "") and "tested before it goes on" in out
+    first, second = (load_checkpoint(tmp_path / n / last.name) for n in ("run", "other"))
+    assert first["epoch"] == 2 and second["epoch"] == 3
+    assert [row["epoch"] for row in second["history"]] == [3]

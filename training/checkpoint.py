@@ -77,14 +77,15 @@ def load_plain(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "not there"
-        raise UserError(f"{path} is {what}: give a checkpoint file")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: give a file in it, such as ckpt_last.pth.tar")
+        raise UserError(f"{path} is not there: give a checkpoint file")
     try:
         return _read_zip(path) if _is_zip(path) else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
             f"{path} is not a checkpoint this program reads: it is damaged or holds more than "
-            "tensors, and nothing in it was executed"
+            "tensors; nothing in it was executed. Get the file again"
         ) from error
 
 
@@ -166,7 +167,7 @@ def check_model(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
     if unlike := differences(found, wanted):
         what = ", ".join(f"{key} {is_}, not {asked}" for key, (is_, asked) in unlike.items())
         flags = [_flag(key, is_) for key, (is_, _) in unlike.items() if key not in _WITHOUT_FLAG]
-        remedy = f"; add {' '.join(flags)}" if flags else ""
+        remedy = f"; give {' '.join(flags)}" if flags else ""
         raise UserError(f"{path} has {what} as the flags or their defaults say{remedy}")
     return wanted
 

@@ -88,6 +88,7 @@ def flag_groups(description: str, defaults: dict[str, Any]) -> tuple[Parser, Cal
     """A parser, and a function that makes a group of flags: it gives the function that adds flags
     to the group, with the defaults of the table."""
     parser = Parser(description=description, formatter_class=_Help)
+    parser.table = defaults
 
     def group(title: str) -> Add:
         of_title = parser.add_argument_group(title)

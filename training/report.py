@@ -242,6 +242,7 @@ def report_test(
         poses_of: the functions that give the poses to test, by the title of their columns.
     """
     print(format_network(header))
+    print(f"tested on: {header.dataset}, keypoints {header.keypoints}")
     summaries = {
         title: evaluate(pose_of, evaluation_loader(test_set)) for title, pose_of in poses_of.items()
     }
@@ -291,13 +292,13 @@ def report_training(
     titles = {f"{key}, epoch {result['epoch']}": result for key, result in results.items()}
     note = "mm. 'best' is the epoch with the lowest MPJPE on these very test subjects: a choice"
     note += "\nthat favours it. 'last' involves no choice."
-    print(format_table(titles, note, header.remarks()))
     trained_on = {"trained_on": header.dataset, "seconds": run.seconds()}
     content = {**header.content(), **trained_on, "results": results}
     for path in [run.folder / RESULTS, *([Path(results_file)] if results_file else [])]:
         write_json(path, content)
     save_curves(run.folder / "curves.png", run.history, run.best["epoch"])
     _draw_poses(run.folder / "poses.png", pose_of, test_set)
+    print(format_table(titles, note, header.remarks()))  # last, since who reads may close the pipe
     print(f"results.json, log.csv, curves.png and poses.png are in {run.folder}")
 
 

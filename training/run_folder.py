@@ -34,6 +34,8 @@ CHOSEN_BY = {
     LAST: "last epoch (no choice on test subjects)",
     BEST: "lowest MPJPE on the test subjects",
 }
+# Settings of the data that are tested on.
+_DATA = ("dataset", "keypoints", "actions", "joints", "downsample")
 _SNAPSHOT = "fixed epoch (no choice on test subjects)"
 
 
@@ -135,6 +137,9 @@ class RunFolder:
     ) -> "RunFolder":
         """A new folder, or that of the checkpoint to resume, whose state the training takes over.
 
+        On other data than the checkpoint's a run gets a new folder and a new log: the errors of
+        its earlier epochs do not compare.
+
         Args:
             source: the checkpoint to resume; None starts a new run.
 
@@ -151,11 +156,16 @@ class RunFolder:
                 f"{path} is at epoch {checkpoint['epoch']}: give --epochs a larger number"
             )
         restore_training_state(training, source.path, checkpoint)
-        _say_changes(current_settings(checkpoint.get("options", {})), description.options)
-        run = cls._existing(path, checkpoint, description, args.snapshot)
+        before = current_settings(checkpoint.get("options", {}))
+        _say_changes(before, description.options)
+        same_data = all(
+            before.get(key) == description.options[key] for key in _DATA if key in before
+        )
+        run = cls._existing(path, checkpoint, description, args.snapshot) if same_data else None
         run = run or cls.create(parent, args.name, description, args.snapshot)
-        run.history = list(checkpoint.get("history", []))
-        run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
+        if same_data:
+            run.history = list(checkpoint.get("history", []))
+            run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
         run._start = (checkpoint["epoch"], checkpoint["step"])
         if run.best is None:
             run.untested = ResumedFile.of(path, checkpoint)

@@ -87,13 +87,14 @@ def parse(
         recipes: the settings that each value of ``--recipe`` stands for.
         defaults: settings of a checkpoint, which replace the others; None where there is none.
     """
+    _check_table(parser, script)
     known = {action.dest for action in parser._actions if action.dest not in CALL_FLAGS}
-    model = _typed_alone(argv, "model") or (defaults or {}).get("model", DEFAULT)
-    recipe = recipes.get(_typed_alone(argv, "recipe"), {})
+    table = parser.table | (defaults or {})
+    model = _typed_alone(argv, "model") or table["model"]
+    recipe = recipes.get(_typed_alone(argv, "recipe") or table["recipe"], {})
     for settings in (baseline_settings(script, model), recipe, defaults or {}):
         parser.set_defaults(**{key: value for key, value in settings.items() if key in known})
     args = parser.parse_args(argv)
-    _check_choices(parser, args)
     typed = typed_flags(parser, argv)
     _check_mode(parser, args, typed, defaults)
     if defaults is not None or not (
@@ -101,9 +102,9 @@ def parse(
     ):  # else the checkpoint's are to come
         _check_network(parser, args, typed, script)
         _check_companions(parser, args, typed, script)
+        select_actions(DATASETS[args.dataset], args.actions)
     if script == "main_graph":
         _check_detected(parser, args, typed)
-    select_actions(DATASETS[args.dataset], args.actions)
     if args.weight_decay in (WEIGHT_DECAY[args.optimizer], _without_effect(args)):
         args.weight_decay = None
     if args.joints is None:
@@ -111,13 +112,29 @@ def parse(
     return args
 
 
-def _check_choices(parser: Parser, args: argparse.Namespace) -> None:
-    """Refuse a default that its flag does not take: argparse looks at typed values only."""
-    for action in parser._actions:
-        value = getattr(args, action.dest, None)
-        if action.choices and value is not None and value not in action.choices:
-            known = ", ".join(map(str, action.choices))
-            parser.error(f"{action.dest} is {value!r} in opt.py or the checkpoint, not of {known}")
+def _check_table(parser: Parser, script: str) -> None:
+    """Refuse a table of ``opt.py`` whose values the flags do not take: argparse checks what is
+    typed, not the defaults."""
+    usual = published_settings(script, DEFAULT)
+    flags = {action.dest: action for action in parser._actions}
+    if unknown := sorted(parser.table.keys() - flags.keys()):
+        parser.error(f"opt.py: {unknown[0]!r} is no setting of {script}.py")
+    for name, flag in flags.items():
+        value = parser.table.get(name)
+        if name in usual and name not in parser.table and flag.default is None:
+            parser.error(f"opt.py: {name} is missing from the table of {script}.py")
+        needed = name in parser.table and usual.get(name) is not None and name != "joints"
+        if value is None and needed:
+            parser.error(f"opt.py: {name} is None, and a value is needed")
+        if value is None or isinstance(value, list):
+            continue
+        try:
+            taken = flag.type(str(value)) if flag.type else value
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            parser.error(f"opt.py: {name} is {value!r}: {error}")
+        if flag.choices and taken not in flag.choices:
+            known = ", ".join(map(str, flag.choices))
+            parser.error(f"opt.py: {name} is {value!r}, not one of {known}")
 
 
 def typed_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
@@ -233,13 +250,16 @@ def checkpoint_settings(
     are none where another model than the file's was typed: they would belong to the wrong network.
 
     Raises:
-        UserError: the network has the non-local blocks of the other script.
+        UserError: the run is one of the other script, or the network has its non-local blocks.
     """
     checkpoint = source.checkpoint
+    options = current_settings(checkpoint.get("options", {}))
+    other = "main_gcn" if script == "main_graph" else "main_graph"
+    if resume and options and ("large_decay_epoch" in options) != (script == "main_graph"):
+        raise UserError(f"{source.path} is of a run of {other}.py: resume it with that script")
     shown = _shown_settings(script, source.path, checkpoint["model"])
     if _typed_alone(argv, "model") not in (None, shown.get("model")):
         return {}
-    options = current_settings(checkpoint.get("options", {}))
     found = published_settings(script, shown.get("model", DEFAULT)) | shown | options
     if resume and options:
         return found
