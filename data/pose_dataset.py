@@ -369,6 +369,11 @@ def _read_2d(
     """
     if keypoints in ("gt", "noisy") and not path.is_file():
         return None, None
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there: your own 2D joints go into a file of this name, see "
+            f"DATASETS.md; published ones: {info.advice}"
+        )
     detections = _read_sequences(info, path, "positions_2d")
     stored = _stored_joints(detections)
     if stored is None:
