@@ -28,7 +28,7 @@ def select_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"--device {name} is not to be had here ({reason}): try cpu") from error
+        raise UserError(f"--device {name} is not available here ({reason}): try cpu") from error
     return distributed.own_device(device)
 
 

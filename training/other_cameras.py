@@ -38,7 +38,7 @@ def with_other_cameras(
     if focal_scale != 1:
         if not (lifter.input_view.uses_intrinsics or lifter.post_refine):
             raise UserError(
-                "--focal_scale: this network is on no rays and has no refinement, leave it out"
+                "--focal_scale: this network uses no rays and has no refinement, leave it out"
             )
         dataset = with_focal_scale(dataset, focal_scale)
         remarks["focal_scale"] = (

@@ -133,8 +133,9 @@ def format_network(header: Header) -> str:
     else:
         differing = ", ".join(f"{key} {value}" for key, value in header.departures.items())
         settings = "published settings" + (f", but {differing}" if header.departures else "")
+    together = " with refinement" if header.root_depth else ""
     return (
-        f"{header.model['name']}: {header.parameters:,} parameters, "
+        f"{header.model['name']}{together}: {header.parameters:,} parameters, "
         f"{header.multiply_adds_a_pose:,} multiply-adds a pose\ntrained with: {settings}"
     )
 

@@ -229,6 +229,8 @@ class RunFolder:
         except KeyboardInterrupt:
             if self.history:
                 print(f"\nstopped; to go on: --resume {self.last_checkpoint}")
+            else:
+                print(f"\nstopped before the first epoch ended: {self.folder} has no checkpoint")
             raise
 
     def seconds(self) -> float:
