@@ -92,8 +92,8 @@ def test_every_choice_trains_and_is_named(train, call, flags):
         status, _, err = call(main_gcn.main, *SHORT, *typed, "--evaluate", bare)
         assert status == 2 and err.count("\n") == 1
         assert all(f"--{key}" in err or f"--no-{key}" in err for key in of_network)
-        added = re.search("; add (.*)", err)[1].split()
-        assert call(main_gcn.main, *SHORT, *typed, *added, "--evaluate", bare)[0] == 0
+        remedy = re.search("; give (.*)", err)[1].split()
+        assert call(main_gcn.main, *SHORT, *typed, *remedy, "--evaluate", bare)[0] == 0
 
 
 def test_detected_2d_knows_them_too(train, call, tmp_path):
