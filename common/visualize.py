@@ -1,18 +1,21 @@
 """Plots of errors, adjacencies and poses, written to files."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from common.errors import UserError
 from common.files import atomic_write
 from common.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _RIGHT, _LEFT, _MIDDLE = "tab:red", "tab:blue", "0.3"
 _FORMATS = (".png", ".pdf", ".svg", ".jpg")
@@ -35,13 +38,13 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
         history: the rows of ``log.csv``.
         best_epoch: marked by a vertical line.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _new_figure(figsize=(10, 4), layout="constrained")
     loss_axes, error_axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     loss_axes.plot(epochs, [row["loss"] for row in history], marker=".")
     loss_axes.set(title="Training loss (log scale)", xlabel="epoch", yscale="log")
     for axes in (loss_axes, error_axes):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for metric, label in (("mpjpe_mm", "MPJPE"), ("p_mpjpe_mm", "P-MPJPE")):
         error_axes.plot(epochs, [row[metric] for row in history], marker=".", label=label)
     error_axes.axvline(best_epoch, color="0.7", linestyle=":", label="best on test subjects")
@@ -61,7 +64,7 @@ def save_comparison(path: Path, rows: Mapping[str, Mapping[str, Sequence[float]]
         rows: {row: {metric: values of its runs in mm}}; a row without runs stays empty.
     """
     metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
-    figure = Figure(figsize=(10, 1 + 0.3 * len(rows)), layout="constrained")
+    figure = _new_figure(figsize=(10, 1 + 0.3 * len(rows)), layout="constrained")
     for axes, metric in zip(
         figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True
     ):
@@ -84,7 +87,7 @@ def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleto
     """
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(1 + 2.8 * columns, 3.1 * rows), layout="constrained")
+    figure = _new_figure(figsize=(1 + 2.8 * columns, 3.1 * rows), layout="constrained")
     reach = max(panel.abs().max().item() for panel in panels.values())
     grid = figure.subplots(rows, columns, squeeze=False)
     places = range(skeleton.num_joints)
@@ -157,7 +160,7 @@ def _figure_of_rows(
 ) -> Figure:
     """A figure with one row for each pose: its 2D input, and two 3D axes that ``draw`` fills."""
     count = len(titles)
-    figure = Figure(figsize=(9, 3.1 * count), layout="constrained")
+    figure = _new_figure(figsize=(9, 3.1 * count), layout="constrained")
     for row, title in enumerate(titles):
         flat = figure.add_subplot(count, 3, 3 * row + 1)
         _draw_2d(flat, inputs_2d[row], skeleton)
@@ -197,6 +200,13 @@ def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> Non
     axes.view_init(elev=12, azim=-65)
     axes.tick_params(labelsize=5, pad=-3)
     axes.set_yticklabels([])  # at this angle the labels of the depth axis would overlap
+
+
+def _new_figure(**options: Any) -> Figure:
+    """Import matplotlib, which takes a second, only where something is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
 
 
 def _save(figure: Figure, path: Path) -> None:
