@@ -132,17 +132,11 @@ def train_one_epoch(
     for batch in outlook.progress.follow(batches, *what, leave=False, ending=end_of_line):
         step += 1
         group["lr"] = training.rate(step, epoch)
-        training.optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
-            loss = training.loss(batch)
-        loss.backward()
-        if training.max_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, training.max_norm)
-        training.optimizer.step()
+        loss = _optimise(training, batch, parameters)
         if training.average:
             training.average.update(step)
         poses = batch.global_size or len(batch)
-        total += loss.detach() * poses
+        total += loss * poses
         seen += poses
         if step % _CHECK_EVERY == 0:
             _check_finite(total, step)
@@ -150,6 +144,18 @@ def train_one_epoch(
     _check_finite(total, step)
     loss, end = total.item() / loader.epoch_size, time.perf_counter()
     return TrainedEpoch(epoch, step, loss, group["lr"], end - start, end)
+
+
+def _optimise(training: Training, batch: PoseBatch, parameters: list[nn.Parameter]) -> Tensor:
+    """One step of the optimiser on the loss of a batch; gives that loss, without its graph."""
+    training.optimizer.zero_grad()
+    with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=training.amp):
+        loss = training.loss(batch)
+    loss.backward()
+    if training.max_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, training.max_norm)
+    training.optimizer.step()
+    return loss.detach()
 
 
 def _check_finite(total: Tensor, step: int) -> None:
