@@ -37,6 +37,7 @@ lr = flag("--lr", "1")
 if lr == "9":
     sys.exit("warning: first\\nerror: the loss is no longer finite")
 if lr == "8":
+    print("epoch 1/2, step 3/9, 1 steps/s", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 if lr == "7" and "--resume" not in argv:
     (folder / "ckpt_last.pth.tar").touch()

@@ -291,14 +291,15 @@ def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.
 
 
 def _failure_reason(process: subprocess.Popen, out: Path, job: Job) -> str | None:
-    """Why a run failed: the last line of its stderr. None if it did not fail."""
+    """Why a run failed: the last line of its stderr, or the signal that ended it, since its last
+    line may then be one of its progress. None if it did not fail."""
     if process.returncode == 0 and read_results(out, job):
         return None
     stderr = (out / "logs" / f"{job.id}.err").read_text(encoding="utf-8", errors="replace")
-    if lines := stderr.strip().splitlines():
-        return lines[-1].removeprefix("error: ")
     if process.returncode < 0:
         return f"ended by {signal.Signals(-process.returncode).name}"
+    if lines := stderr.strip().splitlines():
+        return lines[-1].removeprefix("error: ")
     return f"exit status {process.returncode}, with incomplete results and no message"
 
 
