@@ -94,9 +94,8 @@ def train(
     with run.say_how_to_resume():
         if run.untested:
             test_resumed_file(run, training, tested.tested_pose, test_loader)
-        training.loss = distributed.with_averaged_gradients(
-            list(training.networks.values()), training.loss
-        )
+        networks = training.networks.values()
+        training.loss = distributed.with_averaged_gradients(networks, training.loss)
         for epoch in range(run.epoch + 1, args.epochs + 1):
             trained = train_one_epoch(training, loader, epoch, run.step, outlook)
             what = f"epoch {epoch}/{args.epochs}, testing"

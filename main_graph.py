@@ -141,8 +141,8 @@ def train(
     tested = lifter.with_networks(training.tested_networks())
     chosen = args.save_out_type or ("post" if lifter.post_refine else "xyz")
     pose_of = {"xyz": tested.tested_pose, "post": tested.refined_pose}[chosen]
-    networks = training.tested_networks()
-    files = ModelFiles.of_run(run, args.save_dir, chosen, networks) if args.save_model else None
+    saved = training.tested_networks()
+    files = ModelFiles.of_run(run, args.save_dir, chosen, saved) if args.save_model else None
 
     outlook = Outlook(args.epochs)
     with run.say_how_to_resume():
@@ -150,9 +150,8 @@ def train(
             test_resumed_file(run, training, pose_of, test_loader)
             if files:
                 files.save_best(run)
-        training.loss = distributed.with_averaged_gradients(
-            list(training.networks.values()), training.loss
-        )
+        networks = training.networks.values()
+        training.loss = distributed.with_averaged_gradients(networks, training.loss)
         for epoch in range(run.epoch + 1, args.epochs + 1):
             trained = train_one_epoch(training, loader, epoch, run.step, outlook)
             what = f"epoch {epoch}/{args.epochs}, testing"

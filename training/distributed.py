@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import partial
@@ -200,7 +200,9 @@ def take_mean(value: Tensor) -> None:
     value /= world_size()
 
 
-def with_averaged_gradients(networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> Callable:
+def with_averaged_gradients(
+    networks: Collection[nn.Module], loss: Callable[[Any], Tensor]
+) -> Callable:
     """A loss whose gradient, in every process, is that of the mean loss over the whole batch.
 
     Args:
@@ -220,7 +222,7 @@ def with_averaged_gradients(networks: list[nn.Module], loss: Callable[[Any], Ten
 class _Loss(nn.Module):
     """The loss as a module, since DDP prepares its gradients in a module's forward pass."""
 
-    def __init__(self, networks: list[nn.Module], loss: Callable[[Any], Tensor]) -> None:
+    def __init__(self, networks: Collection[nn.Module], loss: Callable[[Any], Tensor]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.loss = loss

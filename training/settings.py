@@ -97,10 +97,9 @@ def parse(
     args = parser.parse_args(argv)
     typed = typed_flags(parser, argv)
     _check_mode(parser, args, typed, defaults)
-    if defaults is not None or not (
-        args.evaluate or args.resume
-    ):  # else the checkpoint's are to come
-        _check_network(parser, args, typed, script)
+    awaits_checkpoint = defaults is None and (args.evaluate or args.resume)
+    if not awaits_checkpoint:  # else these checks need its settings, and follow with them
+        _check_network(args, typed, script)
         _check_companions(parser, args, typed, script)
         select_actions(DATASETS[args.dataset], args.actions)
     if script == "main_graph":
@@ -171,7 +170,7 @@ def _check_mode(
             parser.error(f"--{key} is for testing: give --evaluate CKPT")
 
 
-def _check_network(parser: Parser, args: argparse.Namespace, typed: set[str], script: str) -> None:
+def _check_network(args: argparse.Namespace, typed: set[str], script: str) -> None:
     """Refuse flags that the network does not take."""
     taken = default_arguments(args.model)
     usual = published_settings(script, args.model)
