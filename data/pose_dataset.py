@@ -7,8 +7,7 @@ device. An epoch is a permutation of indices that is cut into slices; no Python 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,61 @@ Sequences = dict[str, dict[str, Any]]  # {subject: {sequence: arrays}}
 _IDS = ("subject", "sequence", "action", "camera")
 
 _SAMPLED_FRAMES = 4  # of each sequence and camera, for the checks
+
+
+@dataclass(frozen=True)
+class PoseBatch:
+    """B poses of a data set, some of them mirrored or augmented.
+
+    Attributes:
+        index: (B,) indices of the poses in the data set.
+        inputs_2d: (B, J, 2) normalised screen coordinates.
+        targets_3d: (B, J, 3) metres, camera space, relative to the root.
+        root_3d: (B, 3) position of the root, metres, camera space.
+        intrinsics: (B, 9) intrinsics of each pose's camera, see ``common.camera``.
+        up: (B, 3) the world's upward direction in camera space.
+        action: (B,) index of each pose's action.
+        flipped: (B,) bool, True for a mirrored pose; None when no pose is mirrored.
+        loss_weight: factor for the mean loss of this batch when it is one process's share of a
+            global batch: B * world_size / global_size. The mean over processes of the weighted
+            losses is then the mean loss of the global batch. 1 for a batch that is not shared.
+        global_size: poses of the global batch, over all processes; None for a batch that no loader
+            of training made.
+    """
+
+    index: Tensor
+    inputs_2d: Tensor
+    targets_3d: Tensor
+    root_3d: Tensor
+    intrinsics: Tensor
+    up: Tensor
+    action: Tensor
+    flipped: Tensor | None = None
+    loss_weight: float = 1.0
+    global_size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def mirrored(self, flipped: Tensor, skeleton: Skeleton) -> "PoseBatch":
+        """The same poses, mirrored left to right where ``flipped`` (B,) is True."""
+        mirrors = {
+            "inputs_2d": skeleton.flip,
+            "targets_3d": skeleton.flip,
+            "root_3d": _mirror_x,
+            "intrinsics": flip_intrinsics,
+            "up": _mirror_x,
+        }
+        chosen = {}
+        for name, mirror in mirrors.items():
+            values = getattr(self, name)
+            where = flipped.view(-1, *[1] * (values.dim() - 1))
+            chosen[name] = torch.where(where, mirror(values), values)
+        return replace(self, flipped=flipped, **chosen)
+
+
+def _mirror_x(points: Tensor) -> Tensor:
+    return points * points.new_tensor([-1, 1, 1])
 
 
 @dataclass(frozen=True)
@@ -82,103 +136,32 @@ class PoseDataset:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
-
-@dataclass(frozen=True)
-class PoseBatch:
-    """B poses of a data set, some of them mirrored.
-
-    The tensors are looked up in the data set when they are first read, and kept. Reading one draws
-    no random numbers.
-
-    Attributes:
-        dataset: the data set that the poses are taken from.
-        index: (B,) indices of the poses in the data set.
-        flipped: (B,) bool, True for a mirrored pose; None when no pose is mirrored.
-        loss_weight: factor for the mean loss of this batch when it is one process's share of a
-            global batch: B * world_size / global_size. The mean over processes of the weighted
-            losses is then the mean loss of the global batch. 1 for a batch that is not shared.
-        global_size: poses of the global batch, over all processes; None for a batch that no loader
-            of training made.
-    """
-
-    dataset: PoseDataset
-    index: Tensor
-    flipped: Tensor | None = None
-    loss_weight: float = 1.0
-    global_size: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @cached_property
-    def inputs_2d(self) -> Tensor:
-        """(B, J, 2) normalised screen coordinates."""
-        return self._mirror(self.dataset.inputs_2d[self.index], self.dataset.skeleton.flip)
-
-    @cached_property
-    def targets_3d(self) -> Tensor:
-        """(B, J, 3) metres, camera space, relative to the root."""
-        return self._mirror(self.dataset.targets_3d[self.index], self.dataset.skeleton.flip)
-
-    @cached_property
-    def root_3d(self) -> Tensor:
-        """(B, 3) position of the root, metres, camera space."""
-        return self._mirror(self.dataset.root_3d[self.index], _mirror_x)
-
-    @cached_property
-    def intrinsics(self) -> Tensor:
-        """(B, 9) intrinsics of each pose's camera, see ``common.camera``."""
-        return self._mirror(self._look_up(self.dataset.intrinsics), flip_intrinsics)
-
-    @cached_property
-    def up(self) -> Tensor:
-        """(B, 3) the world's upward direction in camera space."""
-        return self._mirror(self._look_up(self.dataset.up), _mirror_x)
-
-    def _look_up(self, camera_values: Tensor) -> Tensor:
-        """Values (subjects, cameras, n) -> those of each pose's camera (B, n)."""
-        subject, camera = self.dataset.subject[self.index], self.dataset.camera[self.index]
-        return camera_values[subject.long(), camera.long()]
-
-    def _mirror(self, values: Tensor, mirror: Callable[[Tensor], Tensor]) -> Tensor:
-        """The values (B, ...), mirrored where ``flipped`` is True."""
-        if self.flipped is None:
-            return values
-        flipped = self.flipped.view(-1, *[1] * (values.dim() - 1))
-        return torch.where(flipped, mirror(values), values)
+    def batch(self, index: Tensor) -> PoseBatch:
+        """The poses of these indices (B,), as they are."""
+        subject, camera = self.subject[index].long(), self.camera[index].long()
+        return PoseBatch(
+            index=index,
+            inputs_2d=self.inputs_2d[index],
+            targets_3d=self.targets_3d[index],
+            root_3d=self.root_3d[index],
+            intrinsics=self.intrinsics[subject, camera],
+            up=self.up[subject, camera],
+            action=self.action[index],
+        )
 
 
-@dataclass(frozen=True)
-class AugmentedBatch(PoseBatch):
-    """A batch whose poses were augmented by :func:`augment_batch`.
-
-    Attributes:
-        inputs_2d: (B, J, 2) normalised screen coordinates of the augmented poses.
-        targets_3d: (B, J, 3) the augmented poses, metres, camera space, relative to the root.
-    """
-
-    # Plain fields take the place of the two lookups of the base class.
-    inputs_2d: Tensor = field(kw_only=True)
-    targets_3d: Tensor = field(kw_only=True)
-
-
-def augment_batch(batch: PoseBatch, augmentation: Augmentation) -> AugmentedBatch:
+def augment_batch(batch: PoseBatch, augmentation: Augmentation, skeleton: Skeleton) -> PoseBatch:
     """Draw new bone lengths and directions for the poses of a batch, and project the new poses.
 
     All random numbers are drawn here, from torch's global generator. Root positions and cameras
     stay as they are. A detector's 2D error is kept (:func:`common.camera.reproject`).
     """
-    augmented = augmentation.augment_poses(batch.targets_3d, batch.up, batch.dataset.skeleton)
+    augmented = augmentation.augment_poses(batch.targets_3d, batch.up, skeleton)
     root = batch.root_3d.unsqueeze(1)
     inputs_2d = reproject(
         batch.inputs_2d, batch.targets_3d + root, augmented + root, batch.intrinsics
     )
-    inherited = {each.name: getattr(batch, each.name) for each in fields(batch)}
-    return AugmentedBatch(**inherited, inputs_2d=inputs_2d, targets_3d=augmented)
-
-
-def _mirror_x(points: Tensor) -> Tensor:
-    return points * points.new_tensor([-1, 1, 1])
+    return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented)
 
 
 @dataclass
@@ -225,33 +208,35 @@ class PoseLoader:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.epoch_size, generator=generator)
         for global_batch in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
-            batch = self._own_share(global_batch)
-            if self.augmentation is None:
-                yield batch
-                continue
-            if batch.flipped is None:
+            numbers, loss_weight = self._own_share(global_batch)
+            batch = self.dataset.batch(numbers % len(self.dataset))
+            batch = replace(batch, loss_weight=loss_weight, global_size=len(global_batch))
+            if self.flips:
+                batch = batch.mirrored(numbers >= len(self.dataset), self.dataset.skeleton)
+            elif self.augmentation:
                 flipped = torch.rand(len(batch), device=batch.index.device) < 0.5
-                batch = replace(batch, flipped=flipped)
-            yield augment_batch(batch, self.augmentation)
+                batch = batch.mirrored(flipped, self.dataset.skeleton)
+            if self.augmentation:
+                batch = augment_batch(batch, self.augmentation, self.dataset.skeleton)
+            yield batch
 
-    def _own_share(self, global_batch: Tensor) -> PoseBatch:
-        """This process's poses of a global batch, given as numbers below ``epoch_size``."""
-        numbers, loss_weight = global_batch, 1.0
-        # A batch smaller than world_size cannot be shared: every process takes all of it, and the
-        # mean over processes is still the mean over the batch.
-        if len(global_batch) >= self.world_size:
-            numbers = global_batch.tensor_split(self.world_size)[self.rank]
-            loss_weight = len(numbers) * self.world_size / len(global_batch)
-        flipped = numbers >= len(self.dataset) if self.flips else None
-        index = numbers % len(self.dataset)
-        return PoseBatch(self.dataset, index, flipped, loss_weight, len(global_batch))
+    def _own_share(self, global_batch: Tensor) -> tuple[Tensor, float]:
+        """This process's part of a global batch, and its ``PoseBatch.loss_weight``.
+
+        A batch smaller than world_size cannot be shared: every process takes all of it, and the
+        mean over processes is still the mean over the batch.
+        """
+        if len(global_batch) < self.world_size:
+            return global_batch, 1.0
+        numbers = global_batch.tensor_split(self.world_size)[self.rank]
+        return numbers, len(numbers) * self.world_size / len(global_batch)
 
     def ordered_batches(self) -> Iterator[PoseBatch]:
         """This process's share of the data set: each pose once, in order, none mirrored."""
         order = torch.arange(len(self.dataset), device=self.dataset.inputs_2d.device)
         for index in order.tensor_split(self.world_size)[self.rank].split(self.batch_size):
             if len(index):  # empty when there are more processes than poses
-                yield PoseBatch(self.dataset, index)
+                yield self.dataset.batch(index)
 
 
 def load_pose_datasets(
@@ -490,7 +475,7 @@ class _DatasetBuilder:
         Raises:
             UserError: see :func:`load_pose_datasets`.
         """
-        clips = self._convert_motions(subjects)
+        clips = self._select_joints(subjects)
         missing = self._missing(subjects)
         cameras = {subject: self.info.cameras(subject) for subject in subjects}
         total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
@@ -520,17 +505,20 @@ class _DatasetBuilder:
             missing=missing,
         )
 
-    def _convert_motions(self, subjects: tuple[str, ...]) -> list[tuple[str, str, int]]:
-        """Replace the selected sequences in ``positions`` by tensors of the selected joints.
+    def _select_joints(self, subjects: tuple[str, ...]) -> list[tuple[str, str, int]]:
+        """Replace the selected sequences in ``positions`` by tensors (T, J, 3) of the selected
+        joints, world metres.
 
         Returns:
             Subject, sequence name and number of frames after downsampling, for each sequence.
         """
-        clips = [
-            (subject, name, self._convert_motion(subject, name))
-            for subject in subjects
-            for name in self._sequences(subject)
-        ]
+        clips = []
+        for subject in subjects:
+            for name in self._sequences(subject):
+                where = f"{self.info.file_3d()}, {subject}/{name}"
+                motion = self._points(self.positions[subject][name], 3, where)
+                self.positions[subject][name] = motion
+                clips.append((subject, name, len(motion[:: self.downsample])))
         trim_memory()
         if not clips:
             raise UserError(
@@ -555,7 +543,16 @@ class _DatasetBuilder:
         """Write the poses of one sequence in one camera into the rows of the tensors."""
         motion = self.positions[subject][name][:: self.downsample]
         points = world_to_camera(motion, camera.rotation.float(), camera.translation.float())
-        rows["inputs_2d"][:] = self._inputs(subject, name, view, camera, points)
+        if self.detections is not None:
+            rows["inputs_2d"][:] = self._detected(subject, name, view, camera)
+        elif camera.is_calibrated:
+            uv = project(points, camera.intrinsics.float())
+            view_name = f"{subject}/{name}/{camera.id}"
+            if self.noisy:
+                uv = add_detector_noise(uv, self.skeleton, view_name)
+            rows["inputs_2d"][:] = uv
+        else:
+            raise UserError(f"{self.path_2d} is not there: {self.info.advice}")
         rows["root_3d"][:] = points[:, 0]
         torch.sub(points, points[:, :1], out=rows["targets_3d"])
 
@@ -578,14 +575,6 @@ class _DatasetBuilder:
         find, found = self.info.missing_sequences, self.positions
         return tuple(line for who in subjects for line in find(who, found[who], self.actions))
 
-    def _convert_motion(self, subject: str, name: str) -> int:
-        """Replace a sequence in ``positions`` by its selected joints, a tensor (T, J, 3) in world
-        metres. Returns the number of frames after downsampling."""
-        where = f"{self.info.file_3d()}, {subject}/{name}"
-        motion = self._points(self.positions[subject][name], 3, where)
-        self.positions[subject][name] = motion
-        return len(motion[:: self.downsample])
-
     def _free(self, subject: str, name: str) -> None:
         """Delete a sequence that is in the tensors. So the peak memory is little more than the
         tensors."""
@@ -595,15 +584,9 @@ class _DatasetBuilder:
         if not self.positions[subject]:
             trim_memory()
 
-    def _inputs(self, subject: str, name: str, view: int, camera: Camera, points: Tensor) -> Tensor:
-        """The 2D joints (T, J, 2) of a sequence in one camera, in normalised screen coordinates:
-        from the file, or the projection of ``points`` (T, J, 3), metres, camera space."""
-        if self.detections is None:
-            if not camera.is_calibrated:  # projection needs the intrinsics
-                raise UserError(f"{self.path_2d} is not there: {self.info.advice}")
-            uv = project(points, camera.intrinsics.float())
-            view_name = f"{subject}/{name}/{camera.id}"
-            return add_detector_noise(uv, self.skeleton, view_name) if self.noisy else uv
+    def _detected(self, subject: str, name: str, view: int, camera: Camera) -> Tensor:
+        """The 2D joints (T, J, 2) of a sequence in one camera, from the file, in normalised screen
+        coordinates."""
         where = f"{self.path_2d}, {subject}/{name}"
         try:
             pixels = self.detections[subject][name][view]

@@ -51,20 +51,13 @@ class Block(nn.Module):
         """(B, J, in_dim) -> (B, J, out_dim)."""
         if not isinstance(self.bn, nn.BatchNorm1d):
             return self.dropout(torch.relu(self.bn(self.gconv(x))))
-        if self._can_fold():
-            return self._folded(x)
+        if getattr(self.gconv, "fast", False) and not (self.training or torch.is_grad_enabled()):
+            # Batch normalisation is a fixed scale and shift, which the layer takes.
+            scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
+            shift = self.bn.bias - self.bn.running_mean * scale
+            return torch.relu_(self.gconv(x, scale, shift))
         rows = torch.relu_(self.bn(to_rows(self.gconv(x))))
         return self.dropout(to_poses(rows, x.shape[1]))
-
-    def _can_fold(self) -> bool:
-        """Whether batch normalisation is a fixed scale and shift, and the layer can take them."""
-        fixed = not (self.training or torch.is_grad_enabled())
-        return fixed and getattr(self.gconv, "fast", False)
-
-    def _folded(self, x: Tensor) -> Tensor:
-        scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
-        shift = self.bn.bias - self.bn.running_mean * scale
-        return torch.relu_(self.gconv.infer(x, scale, shift))
 
 
 class ResidualBlock(nn.Module):
@@ -105,9 +98,9 @@ class GraphNetwork(nn.Module):
     An input block, ``num_layers`` residual blocks, and a bare graph convolution to the output.
     The state dict has the names of the published checkpoints.
 
-    A graph convolution has a parameter ``bias``. It may have a method ``infer(x, scale, shift)``
-    that computes scale o forward(x) + shift without gradients, with scale and shift (C,); an
-    attribute ``fast`` that is true tells the blocks to use it at test.
+    A graph convolution has a parameter ``bias``. If it has an attribute ``fast`` that is true, its
+    ``forward(x, scale, shift)`` computes scale o forward(x) + shift without gradients, with scale
+    and shift (C,); at test the blocks pass their batch normalisation so.
 
     Attributes:
         CONV: (in_dim, out_dim, adj) -> the graph convolution (B, J, in_dim) -> (B, J, out_dim).

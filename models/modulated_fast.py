@@ -16,39 +16,37 @@ from torch.autograd.function import once_differentiable
 from models.layout import to_poses, to_rows
 
 
-def convolve(X: Tensor, W: Tensor, M: Tensor, A: Tensor, Q: Tensor, b: Tensor) -> Tensor:
-    """The layer in training: (B, J, in) -> (B, J, out)."""
-    if torch.is_autocast_enabled(X.device.type) or torch.compiler.is_compiling():
-        # Autocast chooses a type for each operation, and a compiler fuses operations. Neither can
-        # look into a hand-written gradient.
-        return _convolve_by_autograd(X, W, M, A, Q, b)
-    return to_poses(_Convolution.apply(X, W, M, A, Q, b), len(A))
-
-
-@torch.no_grad()
-def convolve_and_scale(
+def convolve(
     X: Tensor,
     W: Tensor,
     M: Tensor,
     A: Tensor,
     Q: Tensor,
     b: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    """scale o convolve(X, ...) + shift at test, with scale and shift (out,): (B, J, out).
+    """The layer: (B, J, in) -> (B, J, out).
 
-    M multiplies both terms, so M takes the scale and the bias takes the shift. M is the same for
-    all poses, so the weights take M, one pair of matrices a joint: (M o (X W))_j = X_j (W M_j).
+    Args:
+        scale, shift: (out,), the result is scale o out + shift.
     """
-    X = X.transpose(0, 1).contiguous()
-    d, N = _diagonal_and_rest(A, Q)
-    M = (M * scale).unsqueeze(1)
-    b = b * scale + shift
-    out = torch.baddbmm(b, X, W[0] * (d.unsqueeze(1) * M))
-    sent = torch.bmm(X, W[1] * M)
-    out.view(len(X), -1).addmm_(N.to(out.dtype), sent.view(len(X), -1))
-    return out.transpose(0, 1)
+    if scale is not None:
+        M, b = M * scale, b * scale + shift  # M multiplies both terms of the formula
+    if not torch.is_grad_enabled():
+        # M is the same for all poses, so the weights take it, one pair of matrices a joint:
+        # (M o (X W))_j = X_j (W M_j).
+        X, M = X.transpose(0, 1).contiguous(), M.unsqueeze(1)
+        d, N = _diagonal_and_rest(A, Q)
+        out = torch.baddbmm(b, X, W[0] * (d.unsqueeze(1) * M))
+        sent = torch.bmm(X, W[1] * M)
+        out.view(len(X), -1).addmm_(N.to(out.dtype), sent.view(len(X), -1))
+        return out.transpose(0, 1)
+    if torch.is_autocast_enabled(X.device.type) or torch.compiler.is_compiling():
+        # Autocast chooses a type for each operation, and a compiler fuses operations. Neither can
+        # look into a hand-written gradient.
+        return _convolve_by_autograd(X, W, M, A, Q, b)
+    return to_poses(_Convolution.apply(X, W, M, A, Q, b), len(A))
 
 
 def _diagonal_and_rest(A: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:

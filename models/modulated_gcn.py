@@ -117,11 +117,21 @@ class ModulatedGraphConv(nn.Module):
             else:
                 nn.init.xavier_uniform_(M, gain=XAVIER_GAIN)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, J, in_dim) -> (B, J, out_dim)."""
-        self._check(x)
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """(B, J, in_dim) -> (B, J, out_dim).
+
+        Args:
+            scale, shift: (out_dim,), the result is scale o out + shift; at test a block passes its
+                batch normalisation so.
+        """
+        num_joints = self.adj.shape[-1]
+        if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
+            raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
         if self.fast:
-            return modulated_fast.convolve(x, *self._published_weights())
+            A, Q = self.adj[0], self.adj2
+            return modulated_fast.convolve(x, self.W, self.M, A, Q, self.bias, scale, shift)
         X, W, M, S, b = x, self.W, self._modulations(), self.adjacencies(), self.bias
         if self.decouple_self:
             out = S[0].diagonal().unsqueeze(1) * (M[0] * (X @ W[0]))
@@ -130,14 +140,7 @@ class ModulatedGraphConv(nn.Module):
             out = aggregate(S[0], M[0] * (X @ W[0]))
         for k in range(1, self.hops):
             out = out + aggregate(_offdiag(S[k]), M[k] * (X @ W[k + self.decouple_self]))
-        return out + b
-
-    def infer(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """scale o forward(x) + shift at test, without gradients; scale and shift (out_dim,)."""
-        if not self.fast:
-            return scale * self(x) + shift
-        self._check(x)
-        return modulated_fast.convolve_and_scale(x, *self._published_weights(), scale, shift)
+        return out + b if scale is None else scale * (out + b) + shift
 
     def adjacencies(self) -> Tensor:
         """S of each hop (K, J, J)."""
@@ -164,15 +167,6 @@ class ModulatedGraphConv(nn.Module):
         if not self.weight_modulation:
             return [1.0] * self.hops
         return self.M.view(self.hops, *self.M.shape[-2:]).unbind()
-
-    def _published_weights(self) -> tuple[Tensor, ...]:
-        """W, M, A, Q and b as ``models.modulated_fast`` takes them."""
-        return self.W, self.M, self.adj[0], self.adj2, self.bias
-
-    def _check(self, x: Tensor) -> None:
-        num_joints = self.adj.shape[-1]
-        if x.dim() != 3 or x.shape[1:] != (num_joints, self.in_dim):
-            raise ValueError(f"x: (B, {num_joints}, {self.in_dim}) expected, got {tuple(x.shape)}")
 
     def extra_repr(self) -> str:
         return f"{self.in_dim}, {self.out_dim}, joints={self.adj.shape[-1]}"

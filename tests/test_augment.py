@@ -8,7 +8,7 @@ from common.skeleton import H36M_16, H36M_17
 from data.augment import Augmentation
 from data.cameras import h36m_cameras
 from data.datasets import HDM05
-from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, augment_batch, load_pose_datasets
+from data.pose_dataset import PoseDataset, PoseLoader, augment_batch, load_pose_datasets
 from tests.conftest import ROOT
 from tests.formulas import pixel
 
@@ -88,8 +88,8 @@ def test_a_tilt_leaves_the_vertical():
 def test_changed_poses_are_projected_as_a_camera_would(dataset):
     index = torch.arange(0, len(dataset), 7)
     flipped = torch.arange(len(index)) % 2 == 0
-    original = PoseBatch(dataset, index, flipped)
-    batch = augment_batch(original, Augmentation())
+    original = dataset.batch(index).mirrored(flipped, dataset.skeleton)
+    batch = augment_batch(original, Augmentation(), dataset.skeleton)
     assert torch.equal(batch.root_3d, original.root_3d)
     points = (batch.targets_3d + batch.root_3d.unsqueeze(1)).double()
     before = (original.targets_3d + original.root_3d.unsqueeze(1)).double()
@@ -109,7 +109,9 @@ def test_changed_poses_are_projected_as_a_camera_would(dataset):
 
 
 def test_without_strength_nothing_changes(dataset):
-    batch = augment_batch(PoseBatch(dataset, torch.arange(50)), Augmentation(0.0, 0.0, turn=0.0))
+    batch = augment_batch(
+        dataset.batch(torch.arange(50)), Augmentation(0.0, 0.0, turn=0.0), dataset.skeleton
+    )
     assert torch.allclose(batch.targets_3d, dataset.targets_3d[:50], atol=1e-6)
     assert torch.allclose(batch.inputs_2d, dataset.inputs_2d[:50], atol=1e-6)
 
@@ -147,7 +149,7 @@ def test_the_loader_draws_the_mirror_then_bones_size_and_turn(dataset):
     after = torch.rand(1)
     torch.manual_seed(5)
     flipped = torch.rand(64) < 0.5
-    original = PoseBatch(dataset, batch.index, flipped)
+    original = dataset.batch(batch.index).mirrored(flipped, dataset.skeleton)
     expected = Augmentation().augment_poses(original.targets_3d, original.up, H36M_17)
     assert torch.equal(batch.flipped, flipped) and torch.equal(batch.targets_3d, expected)
     assert torch.equal(torch.rand(1), after)

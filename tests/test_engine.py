@@ -13,7 +13,7 @@ from common.metrics import mpjpe
 from common.progress import Progress
 from common.skeleton import H36M_16
 from data.datasets import H36M
-from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import Clock
 from training.engine import Outlook, Training, evaluate
@@ -105,7 +105,7 @@ def test_evaluation_does_not_depend_on_the_batches(dataset, batch_size):
 def test_what_is_tested_is_the_network_s_pose_in_evaluation_mode(dataset):
     subject = small_training()
     network(subject).train()
-    pose = lifter_of(subject).tested_pose(PoseBatch(dataset, torch.arange(5)))
+    pose = lifter_of(subject).tested_pose(dataset.batch(torch.arange(5)))
     assert not network(subject).training and not pose.requires_grad
     assert torch.allclose(pose, network(subject)(dataset.inputs_2d[:5]), atol=1e-6)
 
@@ -125,7 +125,7 @@ def test_bfloat16_trains_and_predicts_nearly_the_same(dataset):
     plain, mixed = small_training(lr=1e-2), small_training(lr=1e-2, amp=True)
     network(mixed).load_state_dict(network(plain).state_dict())
     mixed.loss = lambda b: pose_loss(network(mixed)(b.inputs_2d), b.targets_3d, "mse", 0.1)
-    batch = PoseBatch(dataset, torch.arange(40))
+    batch = dataset.batch(torch.arange(40))
     found, expected = (lifter_of(each).tested_pose(batch) for each in (mixed, plain))
     assert found.dtype == torch.float32
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()

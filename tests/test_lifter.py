@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.input_view import InputView
 from common.skeleton import H36M_16, H36M_17
 from data.datasets import H36M
-from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseLoader, load_pose_datasets
 from tests.conftest import SLICE, load_h36m
 from training.lifter import Lifter, build_lifter
 
@@ -45,7 +45,7 @@ def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
 
     class Mixed(PoseLoader):
         def ordered_batches(self):
-            return (PoseBatch(self.dataset, i) for i in torch.randperm(len(dataset)).split(19))
+            return (self.dataset.batch(i) for i in torch.randperm(len(dataset)).split(19))
 
     tables.append(evaluate(pose_of, Mixed(dataset, 19)))
     for table in tables[1:]:
@@ -60,8 +60,8 @@ def test_flipped_twins_are_averaged_at_test(h36m_folder):
     (dataset,) = load_h36m(h36m_folder, H36M_17)
     _, lifter = lifter_of()
     lifter.network.eval()
-    batch = PoseBatch(dataset, torch.arange(8))
-    twin = PoseBatch(dataset, torch.arange(8), torch.ones(8, dtype=torch.bool))
+    batch = dataset.batch(torch.arange(8))
+    twin = batch.mirrored(torch.ones(8, dtype=torch.bool), dataset.skeleton)
     mean = (lifter.network(batch.inputs_2d) + H36M_17.flip(lifter.network(twin.inputs_2d))) / 2
     assert torch.allclose(lifter.tested_pose(batch), mean, atol=1e-6)
     # so the prediction of a mirrored input is the mirrored prediction

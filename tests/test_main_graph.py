@@ -10,7 +10,7 @@ import opt
 from common.errors import UserError
 from common.skeleton import H36M_17
 from data.datasets import HDM05
-from data.pose_dataset import PoseBatch, load_pose_datasets
+from data.pose_dataset import load_pose_datasets
 from main_graph import build_training, main
 from models.build import build_model
 from models.costs import count_parameters
@@ -258,7 +258,7 @@ def test_the_loss_of_detected_2d_is_the_published_one(refine, penalty, signed):
     (data,) = load_pose_datasets(
         HDM05, ROOT / "dataset", [["mm"]], H36M_17, "noisy", ["throwBasketball"], 60
     )
-    batch = PoseBatch(data, torch.arange(len(data)))
+    batch = data.batch(torch.arange(len(data)))
     for network in lifter.networks().values():
         network.eval()
 

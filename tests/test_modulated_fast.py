@@ -48,7 +48,7 @@ def test_scale_and_shift_at_test(layout):
     for fast in (True, False):
         layer.fast = fast
         with torch.no_grad():
-            assert torch.allclose(layer.infer(x, scale, shift), expected, atol=1e-5, rtol=1e-5)
+            assert torch.allclose(layer(x, scale, shift), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -195,7 +195,7 @@ def evaluate(
     for batch in progress.follow(loader.ordered_batches(), what, steps, "step", leave=False):
         pose = pose_of(batch)
         scored = torch.stack([form(pose) for form in forms])
-        errors.update(scored, batch.targets_3d, dataset.action[batch.index])
+        errors.update(scored, batch.targets_3d, batch.action)
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")

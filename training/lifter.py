@@ -82,8 +82,8 @@ class Lifter:
     def pose_and_target(self, batch: PoseBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """The prediction and the target (B, J, 3), metres, both in the space of the input view, and
         the rotations (B, 3, 3) from camera space to it, None where it is camera space."""
-        pose, rotation = self._run_network(batch.inputs_2d, self._intrinsics(batch))
-        return pose, rotate(batch.targets_3d, rotation), rotation
+        inputs, rotation = self.input_view.apply(batch.inputs_2d, batch.intrinsics)
+        return self.network(inputs), rotate(batch.targets_3d, rotation), rotation
 
     def lift(self, screen: Tensor, intrinsics: Tensor | None) -> Tensor:
         """Screen coordinates (B, J, 2) -> poses (B, J, 3), metres, camera space, near the root.
@@ -91,13 +91,13 @@ class Lifter:
         Args:
             intrinsics: (B, 9), or None where the input view does not use them.
         """
-        pose, rotation = self._run_network(screen, intrinsics)
-        pose = rotate(pose, rotation, back=True)
+        inputs, rotation = self.input_view.apply(screen, intrinsics)
+        pose = rotate(self.network(inputs), rotation, back=True)
         if not self.flip_test:
             return pose
         mirrored = None if intrinsics is None else flip_intrinsics(intrinsics)
-        twin, rotation = self._run_network(self.skeleton.flip(screen), mirrored)
-        return (pose + self.skeleton.flip(rotate(twin, rotation, back=True))) / 2
+        twin = replace(self, flip_test=False).lift(self.skeleton.flip(screen), mirrored)
+        return (pose + self.skeleton.flip(twin)) / 2
 
     def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
         """Poses (B, J, 3) in camera space -> refined ones."""
@@ -109,31 +109,22 @@ class Lifter:
         lifted = back_project_pose(pose, batch.inputs_2d, depth, batch.intrinsics)
         return self.post_refine(pose, lifted)
 
-    def tested_pose(self, batch: PoseBatch) -> Tensor:
-        """The network's poses (B, J, 3) as they are tested: metres, camera space, not centred."""
-        return self._test(batch, refined=False)
-
-    def refined_pose(self, batch: PoseBatch) -> Tensor:
-        """The refined poses (B, J, 3) as they are tested: metres, camera space, not centred."""
-        return self._test(batch, refined=True)
-
     @torch.inference_mode()
-    def _test(self, batch: PoseBatch, refined: bool) -> Tensor:
+    def tested_pose(self, batch: PoseBatch, refined: bool = False) -> Tensor:
+        """The network's poses (B, J, 3) as they are tested: metres, camera space, not centred.
+
+        Args:
+            refined: give the refined poses instead.
+        """
         for network in self.networks().values():
             network.eval()
         with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=self.amp):
-            pose = self.lift(batch.inputs_2d, self._intrinsics(batch))
+            pose = self.lift(batch.inputs_2d, batch.intrinsics)
             return (self.refine(pose, batch) if refined else pose).float()
 
-    def _intrinsics(self, batch: PoseBatch) -> Tensor | None:
-        return batch.intrinsics if self.input_view.uses_intrinsics else None
-
-    def _run_network(
-        self, screen: Tensor, intrinsics: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Poses in the space of the input view, and the rotations from camera space to it."""
-        inputs, rotation = self.input_view.apply(screen, intrinsics)
-        return self.network(inputs), rotation
+    def refined_pose(self, batch: PoseBatch) -> Tensor:
+        """The refined poses (B, J, 3) as they are tested."""
+        return self.tested_pose(batch, refined=True)
 
 
 def build_lifter(

@@ -8,7 +8,7 @@ import torch
 from common.camera import reproject, rotation_about
 from common.errors import UserError
 from common.input_view import rotate
-from data.pose_dataset import PoseBatch, PoseDataset
+from data.pose_dataset import PoseDataset
 from training.lifter import Lifter, check_cameras
 
 _NEAREST = 0.2  # metres: no joint comes nearer to a turned camera
@@ -58,7 +58,7 @@ def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
     check_cameras(dataset, "leave out --pan")
     axis = dataset.up.new_tensor([[0.0, 1.0, 0.0]])
     rotation = rotation_about(axis, axis.new_tensor([-math.radians(degrees)]))
-    everything = PoseBatch(dataset, torch.arange(len(dataset), device=axis.device))
+    everything = dataset.batch(torch.arange(len(dataset), device=axis.device))
     joints = dataset.targets_3d + dataset.root_3d.unsqueeze(1)
     turned = rotate(joints, rotation)
     if turned[..., 2].min() < _NEAREST:

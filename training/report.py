@@ -307,7 +307,7 @@ def _draw_poses(path: Path, pose_of: Callable[[PoseBatch], Tensor], test_set: Po
     """Draw a few test frames, spread evenly over the test set."""
     index = torch.linspace(0, len(test_set) - 1, _PICTURED + 2)[1:-1].long().unique()
     index = index.to(test_set.inputs_2d.device)
-    batch = PoseBatch(test_set, index)
+    batch = test_set.batch(index)
     sequences, cameras = test_set.sequence[index].tolist(), test_set.camera[index].tolist()
     titles = [
         f"{test_set.sequences[sequence]}, camera {camera}"
