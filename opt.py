@@ -1,13 +1,14 @@
-"""Every flag of both scripts. The two tables hold the defaults: edit them for your ablations.
+"""The settings of both scripts. The two tables hold the defaults: edit them for your ablations.
 
 They start as the published settings. A run reports every setting that differs from the frozen copy
 in ``training/published_settings.py``, also one that you edited here. The settings of a baseline's
 own paper (``--model``) win over these tables, and what is typed wins over all.
-``training/settings.py`` has the rules between flags.
+``training/settings.py`` has the rules between flags, and ``training/run_flags.py`` the flags of one
+call, which are no choices of the method.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common.losses import LOSSES
@@ -19,6 +20,7 @@ from training import flag_types as types
 from training import settings
 from training.flag_types import Add, Switch, flag_groups
 from training.published_flags import add_inert_flags
+from training.run_flags import add_run_flags
 
 GROUND_TRUTH = {  # main_gcn.py
     "dataset": "h36m",  # hdm05 comes with the program
@@ -161,7 +163,7 @@ def parse_gcn(
     add("--no_max", dest="max_norm", action="store_const", const=0.0, default=argparse.SUPPRESS,
         help="do not clip gradients: --max_norm 0")
     _recipe_flags(group("recipe"), schedule="exponential")
-    _run_flags(group)
+    add_run_flags(group)
     add_inert_flags(parser, "main_gcn")
     return settings.parse(parser, "main_gcn", argv, RECIPES, defaults)
 
@@ -198,7 +200,7 @@ def parse_graph(
     add("--large_decay_epoch", type=types.positive_int, metavar="N", help="see --lr_decay")
     _recipe_flags(group("recipe"), schedule="step")
     _weights_flags(group("weights"))
-    _run_flags(group)
+    add_run_flags(group)
     add = group("report")
     add("--show_protocol2", action=Switch, default=False, help="accepted: both always are")
     add("--show_root", action=Switch, default=False, help="test: report the root's error too")
@@ -321,29 +323,3 @@ def _weights_flags(add: Add) -> None:
     add("--save_model", type=int, choices=(0, 1),
         help="1 saves the best under those names in --save_dir")
     add("--save_dir", metavar="DIR", help="see --save_model (default: the run's folder)")
-
-
-def _run_flags(group: Callable[[str], Add]) -> None:
-    add = group("speed")
-    add("--compile", action=Switch, default=False,
-        help="torch.compile, meant for CUDA: takes about a minute at the start")
-    add("--amp", action=Switch, default=False,
-        help="compute in bfloat16 where that is safe; changes the error a little")
-    add("--tf32", action=Switch, default=False,
-        help="CUDA: matrix products of 10 mantissa bits; changes the error a little")
-    add = group("run")
-    add("--evaluate", "--eva", metavar="CKPT",
-        help="test this checkpoint, ours or a published one; do not train")
-    add("--pan", type=types.finite, default=0.0, metavar="DEG",
-        help="test: turn the cameras so far to the right (below 0: left)")
-    add("--focal_scale", type=types.positive, default=1.0, metavar="F",
-        help="test: a focal length wrong by this factor (networks on rays, or refinement)")
-    add("-r", "--resume", metavar="CKPT",
-        help="go on exactly where this checkpoint stopped, with its run's flags")
-    add("-c", "--checkpoint", metavar="DIR",
-        help="folder of run folders (default: checkpoint/ beside the scripts)")
-    add("--name", type=types.file_name, help="name of the run's folder (default: the time)")
-    add("--snapshot", type=types.natural, metavar="N",
-        help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
-    add("--results", metavar="FILE", help="write the results as JSON here too")
-    add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")

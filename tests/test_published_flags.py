@@ -9,7 +9,8 @@ import pytest
 import opt
 from common.errors import UserError
 from training.published_flags import INERT_FLAGS, warning_of_inert_flags
-from training.settings import CALL_FLAGS, departures, settings_of
+from training.run_flags import CALL_FLAGS
+from training.settings import departures, settings_of
 
 PARSERS = {"main_gcn": opt.parse_gcn, "main_graph": opt.parse_graph}
 WORKS, WARNS, REFUSED = "works", "warns", "refused"

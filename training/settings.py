@@ -20,12 +20,8 @@ from models.build import DEFAULT, MODELS, default_arguments
 from training.checkpoint import Source
 from training.published_flags import inert_names, warning_of_inert_flags
 from training.published_settings import baseline_settings, published_settings
+from training.run_flags import CALL_FLAGS
 
-# Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
-CALL_FLAGS = (
-    "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "check_data",
-)  # fmt: skip
 # Arguments of networks; those that are settings too choose the network.
 _OF_NETWORK = {name for model in MODELS for name in default_arguments(model)}
 # Settings of what a network is given of the 2D joints.
