@@ -19,6 +19,7 @@ from common.losses import pose_loss, sparsity_loss
 from data.pose_dataset import PoseBatch, PoseDataset
 from training import distributed
 from training.acceleration import accelerate, select_device
+from training.between_steps import BetweenSteps
 from training.checkpoint import Source, load_checkpoint
 from training.engine import Outlook, Training, evaluate, train_one_epoch
 from training.lifter import Lifter, build_lifter
@@ -34,6 +35,7 @@ from training.report import (
     report_training,
     test_resumed_file,
 )
+from training.resume import source_to_resume
 from training.run_folder import RunDescription, RunFolder
 from training.schedule import exponential_rate, learning_rate
 from training.settings import departures, read_flags, settings_of
@@ -59,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def load_source(args: argparse.Namespace) -> Source | None:
     """The checkpoint to test or to resume."""
-    path = args.evaluate or args.resume
-    return Source(path, load_checkpoint(path)) if path else None
+    if args.resume:
+        return source_to_resume(args.resume)
+    return Source(args.evaluate, load_checkpoint(args.evaluate)) if args.evaluate else None
 
 
 def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source: Source) -> None:
@@ -91,18 +94,22 @@ def train(
     print(f"{format_network(header)}\nrun folder: {run.folder}")
 
     outlook = Outlook(args.epochs)
-    with run.say_how_to_resume():
-        if run.untested:
-            test_resumed_file(run, training, tested.tested_pose, test_loader)
-        networks = training.networks.values()
-        training.loss = distributed.with_averaged_gradients(networks, training.loss)
+    if run.untested:
+        test_resumed_file(run, training, tested.tested_pose, test_loader)
+    networks = training.networks.values()
+    training.loss = distributed.with_averaged_gradients(networks, training.loss)
+    with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
         for epoch in range(run.epoch + 1, args.epochs + 1):
-            trained = train_one_epoch(training, loader, epoch, run.step, outlook)
+            start = run.start_of(epoch)
+            trained = train_one_epoch(training, loader, start, outlook, between.after_step)
             what = f"epoch {epoch}/{args.epochs}, testing"
-            summary = evaluate(tested.tested_pose, test_loader, outlook.progress, what)
+            summary = evaluate(
+                tested.tested_pose, test_loader, outlook.progress, what, between.after_test_batch
+            )
             run.finish_epoch(trained, summary, training_state(training))
             outlook.update(run.history[-1])
             print(format_epoch(run.history[-1], args.epochs), flush=True)
+            between.after_epoch()
     report_training(run, tested.tested_pose, test_set, header, args.results)
 
 
@@ -118,6 +125,7 @@ def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -
         max_norm=args.max_norm or None,
         amp=args.amp,
         average=WeightAverage(networks, args.ema) if args.ema else None,
+        skips_not_finite=args.on_nan == "skip",
     )
 
 

@@ -23,6 +23,7 @@ from common.metrics import mpjpe
 from data.pose_dataset import PoseBatch, PoseDataset
 from training import distributed
 from training.acceleration import accelerate, select_device
+from training.between_steps import BetweenSteps
 from training.checkpoint import Source
 from training.engine import Outlook, Training, evaluate, train_one_epoch
 from training.lifter import Lifter, build_lifter, check_cameras
@@ -41,6 +42,7 @@ from training.report import (
     root_errors,
     test_resumed_file,
 )
+from training.resume import source_to_resume
 from training.run_folder import RunDescription, RunFolder
 from training.schedule import learning_rate, step_rate
 from training.settings import departures, read_flags, settings_of
@@ -74,7 +76,9 @@ def is_test(args: argparse.Namespace) -> bool:
 
 def load_source(args: argparse.Namespace) -> Source | None:
     """The weights to test, to resume or to start from."""
-    path = args.evaluate or args.resume
+    if args.resume:
+        return source_to_resume(args.resume, load_model_file)
+    path = args.evaluate
     if path and not Path(path).is_dir():
         return Source(path, load_model_file(path))
     if path or args.module_gcn_reload or not args.pro_train:
@@ -145,22 +149,26 @@ def train(
     files = ModelFiles.of_run(run, args.save_dir, chosen, saved) if args.save_model else None
 
     outlook = Outlook(args.epochs)
-    with run.say_how_to_resume():
-        if run.untested:
-            test_resumed_file(run, training, pose_of, test_loader)
-            if files:
-                files.save_best(run)
-        networks = training.networks.values()
-        training.loss = distributed.with_averaged_gradients(networks, training.loss)
+    if run.untested:
+        test_resumed_file(run, training, pose_of, test_loader)
+        if files:
+            files.save_best(run)
+    networks = training.networks.values()
+    training.loss = distributed.with_averaged_gradients(networks, training.loss)
+    with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
         for epoch in range(run.epoch + 1, args.epochs + 1):
-            trained = train_one_epoch(training, loader, epoch, run.step, outlook)
+            start = run.start_of(epoch)
+            trained = train_one_epoch(training, loader, start, outlook, between.after_step)
             what = f"epoch {epoch}/{args.epochs}, testing"
-            summary = evaluate(pose_of, test_loader, outlook.progress, what)
+            summary = evaluate(
+                pose_of, test_loader, outlook.progress, what, between.after_test_batch
+            )
             is_best = run.finish_epoch(trained, summary, training_state(training))
             if is_best and files:
                 files.save_best(run)
             outlook.update(run.history[-1])
             print(format_epoch(run.history[-1], args.epochs), flush=True)
+            between.after_epoch()
     report_training(run, pose_of, test_set, header, args.results)
 
 
@@ -176,6 +184,7 @@ def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -
         max_norm=args.max_norm or None,
         amp=args.amp,
         average=WeightAverage(networks, args.ema) if args.ema else None,
+        skips_not_finite=args.on_nan == "skip",
     )
 
 

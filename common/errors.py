@@ -8,11 +8,24 @@ class UserError(Exception):
     """Bad input, such as a file or a flag. The message names the thing and the remedy."""
 
 
+class SignalledError(Exception):
+    """A signal asked the process to end, and it has saved what it had to.
+
+    Attributes:
+        signum: the number of the signal.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``, and end the process if it fails in an expected way.
 
     A :class:`UserError` is printed as one line on stderr, exit status 2. Ctrl-C ends with status
-    130, and a closed output pipe with status 1. Other exceptions propagate.
+    130, :class:`SignalledError` with 128 plus the number, and a closed output pipe with status 1.
+    Other exceptions propagate.
     """
     try:
         main()
@@ -20,6 +33,9 @@ def run_script(main: Callable[[], None]) -> None:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    except SignalledError as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + error.signum)
     except BrokenPipeError:  # the reader of the output has ended, as head does
         sys.stdout = None  # else the interpreter would try to write the rest of the output
         sys.exit(1)

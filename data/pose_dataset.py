@@ -200,14 +200,18 @@ class PoseLoader:
         """Batches of a training epoch."""
         return -(-self.epoch_size // self.batch_size)
 
-    def shuffled_batches(self, epoch: int) -> Iterator[PoseBatch]:
+    def shuffled_batches(self, epoch: int, done: int = 0) -> Iterator[PoseBatch]:
         """This process's share of each batch of a training epoch; the last batch may be smaller.
 
         An augmented batch draws its random numbers when the iterator makes it.
+
+        Args:
+            done: batches to leave out at the start, which an earlier call gave. They draw nothing.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.epoch_size, generator=generator)
-        for global_batch in order.to(self.dataset.inputs_2d.device).split(self.batch_size):
+        order = order.to(self.dataset.inputs_2d.device)
+        for global_batch in order.split(self.batch_size)[done:]:
             numbers, loss_weight = self._own_share(global_batch)
             batch = self.dataset.batch(numbers % len(self.dataset))
             batch = replace(batch, loss_weight=loss_weight, global_size=len(global_batch))

@@ -24,7 +24,7 @@ from tools.benchmark import (
     training_flop,
 )
 from tools.textbook import TextbookGCN, textbook_epoch, textbook_evaluate
-from training.engine import evaluate, train_one_epoch
+from training.engine import Position, evaluate, train_one_epoch
 
 
 def both(dim: int):
@@ -64,7 +64,7 @@ def test_weights_after_200_steps_are_those_of_the_textbook_loop():
     before, step = {name: value.clone() for name, value in ours.state_dict().items()}, 0
     for epoch in range(1, 9):
         loader = PoseLoader(data, 32, seed=3)
-        trained = train_one_epoch(training, loader, epoch, step)
+        trained = train_one_epoch(training, loader, Position(epoch, step))
         batches = ((batch.inputs_2d, batch.targets_3d) for batch in loader.shuffled_batches(epoch))
         assert math.isclose(trained.loss, textbook_epoch(theirs, optimizer, batches), rel_tol=1e-4)
         step = trained.step

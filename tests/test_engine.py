@@ -16,7 +16,7 @@ from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from tests.conftest import Clock
-from training.engine import Outlook, Training, evaluate
+from training.engine import NotFiniteError, Outlook, Position, Training, evaluate
 from training.engine import train_one_epoch as train
 from training.lifter import Lifter
 
@@ -55,7 +55,7 @@ def test_an_epoch_is_the_textbook_loop_over_the_same_permutation(dataset):
     for each in (ours, theirs):
         each.optimizer = torch.optim.SGD(network(each).parameters(), lr=0.1)
     loader = PoseLoader(dataset, 50, seed=3)
-    trained = train(ours, loader, epoch=2, step=10)
+    trained = train(ours, loader, Position(2, 10))
     loss, step = trained.loss, trained.step
     assert step == 10 + -(-len(dataset) // 50)
 
@@ -83,7 +83,7 @@ def test_training_learns(dataset):
     loader = PoseLoader(dataset, 48)
     before = evaluate(lifter_of(learner).tested_pose, loader)["mpjpe_mm"]
     for epoch in range(1, 30):
-        train(learner, loader, epoch, 0)
+        train(learner, loader, Position(epoch, 0))
     assert evaluate(lifter_of(learner).tested_pose, loader)["mpjpe_mm"] < 0.7 * before
 
 
@@ -112,8 +112,8 @@ def test_what_is_tested_is_the_network_s_pose_in_evaluation_mode(dataset):
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset):
     bad = small_training(loss=lambda b: torch.tensor(torch.nan, requires_grad=True))
-    with pytest.raises(UserError, match="no longer a finite number"):
-        train(bad, PoseLoader(dataset, 64), 1, 0)
+    with pytest.raises(NotFiniteError, match=r"the loss of step 1 .* is nan"):
+        train(bad, PoseLoader(dataset, 64), Position(1, 0))
 
 
 def test_predictions_that_are_not_finite_are_refused(dataset):
@@ -129,7 +129,7 @@ def test_bfloat16_trains_and_predicts_nearly_the_same(dataset):
     found, expected = (lifter_of(each).tested_pose(batch) for each in (mixed, plain))
     assert found.dtype == torch.float32
     assert 0 < (found - expected).norm() < 0.05 * expected.norm()
-    losses = [train(each, PoseLoader(dataset, 64), 1, 0).loss for each in (plain, mixed)]
+    losses = [train(each, PoseLoader(dataset, 64), Position(1, 0)).loss for each in (plain, mixed)]
     assert losses[0] != losses[1] and math.isclose(*losses, rel_tol=0.05)
 
 
@@ -141,8 +141,8 @@ def test_a_step_on_a_gpu_agrees_with_the_cpu(dataset):
     there = small_training()
     network(there).cuda()
     device = torch.device("cuda")
-    on_cpu = train(here, PoseLoader(dataset, 64), 1, 0).loss
-    on_gpu = train(there, PoseLoader(dataset.to(device), 64), 1, 0).loss
+    on_cpu = train(here, PoseLoader(dataset, 64), Position(1, 0)).loss
+    on_gpu = train(there, PoseLoader(dataset.to(device), 64), Position(1, 0)).loss
     assert math.isclose(on_cpu, on_gpu, rel_tol=1e-2)
 
 
@@ -162,7 +162,7 @@ def test_training_says_loss_rate_and_time_left(dataset, capsys):
     loader = PoseLoader(dataset, 10)  # 192 poses: 20 steps, the last of 2
     outlook = Outlook(3, test_share=0.5, progress=Progress(Clock(step=5.0)))
     losses = [float(n) for n in range(1, 21)]
-    trained = train(made_training(losses), loader, 2, 100, outlook)
+    trained = train(made_training(losses), loader, Position(2, 100), outlook)
     assert trained.loss == pytest.approx((10 * sum(losses[:19]) + 2 * 20) / 192)
     # 5 s a step and reading of the clock; 11 steps are done when a minute is first over.
     assert capsys.readouterr().err == (

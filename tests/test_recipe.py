@@ -17,7 +17,7 @@ from models.build import build_model
 from tests.conftest import SLICE
 from training import settings
 from training.checkpoint import load_checkpoint
-from training.engine import train_one_epoch
+from training.engine import Position, train_one_epoch
 from training.lifter import build_lifter
 from training.load_data import training_loader
 
@@ -143,7 +143,7 @@ def test_with_all_parts_off_the_published_loop_gives_the_same_weights(h36m_folde
     torch.manual_seed(3)
     ours = build_lifter(args, "main_gcn", None)
     loader = training_loader(args, dataset)
-    train_one_epoch(main_gcn.build_training(args, ours, loader.epoch_steps), loader, 1, 0)
+    train_one_epoch(main_gcn.build_training(args, ours, loader.epoch_steps), loader, Position(1, 0))
 
     torch.manual_seed(3)
     model = build_model(arguments)

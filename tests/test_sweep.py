@@ -19,7 +19,7 @@ from models.build import MODELS
 from tests.conftest import ROOT
 from tools import sweep
 from training import settings
-from training.run_folder import LAST, RESULTS
+from training.run_files import LAST, RESULTS
 
 # Leaves what the script leaves. --lr 9 fails, --lr 8 dies, --lr 7 is cut off after an epoch unless
 # it is resumed, --lr 6 never ends.

@@ -5,10 +5,13 @@ tests.two_processes SCRIPT FLAGS``, which runs a script without its pictures.
 """
 
 import importlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +21,10 @@ from common.errors import UserError, run_script
 from common.losses import pose_loss
 from common.skeleton import H36M_16
 from data.datasets import H36M
-from data.pose_dataset import PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
 from models.build import build_model
 from training import distributed
-from training.engine import Training, evaluate, train_one_epoch
+from training.engine import Position, Training, evaluate, train_one_epoch
 
 ROOT = Path(__file__).resolve().parents[1]
 # Parts of 7 and 6 poses, and a last batch of 3 to share; then one of a single pose.
@@ -29,9 +32,13 @@ BATCH_SIZES = (13, 191)
 _PATIENCE = 300  # seconds; only for what hangs
 
 
-def run_two(*arguments: object) -> list[tuple[int, str, str]]:
+def run_two(*arguments: object, stop_at: int = 0) -> list[tuple[int, str, str]]:
     """(exit status, stdout, stderr) of each process, with a store that outlives them, but with
-    nobody to end them."""
+    nobody to end them.
+
+    Args:
+        stop_at: of a script: rank 1 gets SIGTERM in the loss of this step; 0 sends none.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
            "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -39,7 +46,7 @@ def run_two(*arguments: object) -> list[tuple[int, str, str]]:
         subprocess.Popen(
             [sys.executable, "-m", "tests.two_processes", *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, **job, "RANK": str(rank)},
+            env={**os.environ, **job, "RANK": str(rank), "STOP_AT": str(stop_at)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,11 +98,23 @@ def train_a_little(folder: Path) -> dict:
         loader = PoseLoader(
             dataset, batch_size, rank=distributed.rank(), world_size=distributed.world_size()
         )
-        found["losses"].append(train_one_epoch(training, loader, epoch, 0).loss)
+        found["losses"].append(train_one_epoch(training, loader, Position(epoch, 0)).loss)
         with torch.no_grad():
             found["errors"].append(evaluate(lambda b: model.eval()(b.inputs_2d), loader))
     found["weights"] = model.state_dict()
     return found
+
+
+def _signalled(loss_of: Callable, step: int, *arguments: object) -> Callable:
+    """``loss_of``, with SIGTERM sent to this process at a step."""
+    loss, steps = loss_of(*arguments), itertools.count(1)
+
+    def signalled(batch: PoseBatch) -> torch.Tensor:
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return loss(batch)
+
+    return signalled
 
 
 def as_one_of_two() -> None:
@@ -105,7 +124,10 @@ def as_one_of_two() -> None:
         from training import report  # here, since the other processes start sooner without it
 
         report.save_curves = report._draw_poses = lambda *args: None
-        importlib.import_module(what.removesuffix(".py")).main(flags)
+        script = importlib.import_module(what.removesuffix(".py"))
+        if distributed.rank() == 1:
+            script.loss_of = partial(_signalled, script.loss_of, int(os.environ["STOP_AT"]))
+        script.main(flags)
         return
     folder, rank = Path(flags[0]), distributed.rank()
     print(f"rank {rank} joined", flush=True)

@@ -52,7 +52,7 @@ from tools.textbook import (
     textbook_evaluate,
 )
 from training.acceleration import accelerate
-from training.engine import Training, evaluate, train_one_epoch
+from training.engine import Position, Training, evaluate, train_one_epoch
 from training.lifter import build_lifter
 from training.load_data import evaluation_loader, training_loader
 from training.run_folder import write_json
@@ -246,7 +246,7 @@ class Benchmark:
                     DataLoader(_textbook_dataset(self.train), size, shuffle=True),
                 ),
                 lambda size=batch_size: train_one_epoch(
-                    self.ours, PoseLoader(self.train, size), 1, 0
+                    self.ours, PoseLoader(self.train, size), Position(1, 0)
                 ),
             )
         figures["testing"] = self._compare(
@@ -353,7 +353,7 @@ def _training_turn(case: dict[str, int], poses: int) -> Callable[[], Any]:
     data = made_poses(case["poses"], SKELETONS[case["joints"]])
     trainer = our_training(case["joints"], case["channels"], layers=case["layers"])
     loader = _Stream(data, case["batch"], steps=max(1, poses // case["batch"]))
-    return lambda: train_one_epoch(trainer, loader, 1, 0)
+    return lambda: train_one_epoch(trainer, loader, Position(1, 0))
 
 
 def measure_recipe(args: argparse.Namespace) -> dict[str, Any]:
@@ -373,7 +373,7 @@ def _recipe_turn(flags: Sequence[str], data: PoseDataset) -> Callable[[], Any]:
     training = main_gcn.build_training(
         args, build_lifter(args, main_gcn.SCRIPT, None), loader.epoch_steps
     )
-    return lambda: train_one_epoch(training, loader, 1, 0)
+    return lambda: train_one_epoch(training, loader, Position(1, 0))
 
 
 def time_in_turns(

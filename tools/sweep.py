@@ -62,8 +62,8 @@ from data.datasets import DATASETS
 from training.published_flags import warning_of_inert_flags
 from training.published_settings import distinguishing_settings
 from training.report import REMARKS
+from training.run_files import LAST, RESULTS
 from training.run_flags import CALL_FLAGS
-from training.run_folder import LAST, RESULTS
 from training.settings import settings_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.errors import UserError, run_script
+from common.errors import SignalledError, UserError, run_script
 
 # How long a process waits for the others before it takes them for lost.
 _PATIENCE = timedelta(minutes=10)
@@ -68,7 +68,9 @@ def as_process_of_job(main: Callable[[], None]) -> Callable[[], None]:
         except SystemExit:  # after --help
             raise
         except BaseException as error:
-            status = _say(error) if _is_first(store, error) else 2
+            together = isinstance(error, SignalledError)  # all raise it, after the main one saved
+            speaks = is_main() if together else _is_first(store, error)
+            status = _say(error) if speaks else 128 + error.signum if together else 2
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)  # an orderly end might wait for partners that are gone
@@ -142,8 +144,7 @@ def _say(error: BaseException) -> int:
     if _is_lost_partner(error):
         error = UserError(
             "another process of the job ended or cannot be reached any more "
-            f"({_reason(error)}); the checkpoint of the last whole epoch is kept: go on from "
-            "it with --resume"
+            f"({_reason(error)}); what was saved is kept: go on from it with --resume"
         )
 
     def raise_it() -> None:
@@ -194,10 +195,29 @@ def add_up(*values: Tensor) -> None:
             dist.all_reduce(value)
 
 
-def take_mean(value: Tensor) -> None:
-    """Replace a tensor by its mean over processes."""
+def mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over processes."""
+    value = value.clone()
     add_up(value)
-    value /= world_size()
+    return value / world_size()
+
+
+def gather(value: Tensor) -> list[Tensor]:
+    """The tensors of all processes, by rank."""
+    if world_size() == 1:
+        return [value]
+    values = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(values, value)
+    return values
+
+
+def greatest(value: int) -> int:
+    """The greatest number that any process gives."""
+    if world_size() == 1:
+        return value
+    shared = torch.tensor(value)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
 
 
 def with_averaged_gradients(

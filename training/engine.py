@@ -1,8 +1,9 @@
 """One epoch of training, and an evaluation."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from training import distributed
 from training.schedule import Rate
 from training.weight_average import WeightAverage
 
-_CHECK_EVERY = 200  # steps between two looks at the loss: each look waits for the device
+_LOOK_EVERY = 200  # batches between two looks at the loss on a GPU: each look waits for it
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Training:
         amp: compute in bfloat16 where autocast finds that safe.
         average: the running average of the networks, which is tested and saved; None where the
             networks themselves are.
+        skips_not_finite: a step whose loss or gradient is not finite is skipped. If this is False,
+            it raises :class:`NotFiniteError`.
     """
 
     networks: dict[str, nn.Module]
@@ -41,6 +44,7 @@ class Training:
     max_norm: float | None = None
     amp: bool = False
     average: WeightAverage | None = None
+    skips_not_finite: bool = False
 
     def all_networks(self) -> list[nn.Module]:
         """In training, and their averages."""
@@ -51,6 +55,29 @@ class Training:
         return self.average.networks if self.average else self.networks
 
 
+@dataclass
+class Position:
+    """How far a training has come inside an epoch.
+
+    Attributes:
+        epoch: in training, from 1.
+        step: steps done since the training began.
+        batches: done in this epoch.
+        poses: seen in this epoch, without those of skipped batches.
+        loss: the sum of their losses; None at the start of an epoch.
+        seconds: spent on this epoch before the run was resumed.
+        skipped: batches of this epoch that changed nothing, see ``Training.skips_not_finite``.
+    """
+
+    epoch: int
+    step: int
+    batches: int = 0
+    poses: int = 0
+    loss: Tensor | None = None
+    seconds: float = 0.0
+    skipped: int = 0
+
+
 @dataclass(frozen=True)
 class TrainedEpoch:
     """An epoch of training.
@@ -58,10 +85,11 @@ class TrainedEpoch:
     Attributes:
         number: of the epoch, from 1.
         step: steps done since the training began.
-        loss: its mean over poses.
+        loss: its mean over poses; NaN if every batch was skipped.
         lr: the learning rate of the last step.
         seconds: that it took.
         ended: the reading of ``time.perf_counter`` at its end.
+        skipped: batches that changed nothing, see ``Training.skips_not_finite``.
     """
 
     number: int
@@ -70,6 +98,7 @@ class TrainedEpoch:
     lr: float
     seconds: float
     ended: float
+    skipped: int = 0
 
 
 @dataclass
@@ -101,69 +130,114 @@ class Outlook:
 
 
 def train_one_epoch(
-    training: Training, loader: PoseLoader, epoch: int, step: int, outlook: Outlook | None = None
+    training: Training,
+    loader: PoseLoader,
+    start: Position,
+    outlook: Outlook | None = None,
+    after_step: Callable[[Position], None] | None = None,
 ) -> TrainedEpoch:
     """Train on every pose once.
 
     Args:
-        epoch: its number, from 1.
-        step: steps done before.
+        start: where to begin: at the start of an epoch, or inside it, where the state of the
+            training is that after ``start.batches`` batches.
         outlook: of the whole training; None takes this epoch for the last.
+        after_step: called after each step. It may raise to stop the training.
 
     Raises:
-        UserError: the loss is no longer finite.
+        NotFiniteError: a loss or a gradient is not finite.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     for network in training.networks.values():
         network.train()
-    distributed.seed_epoch(loader.seed, epoch)
+    if not start.batches:
+        distributed.seed_epoch(loader.seed, start.epoch)
     parameters = [p for network in training.networks.values() for p in network.parameters()]
     group = training.optimizer.param_groups[0]
-    device = loader.dataset.targets_3d.device
-    total, seen = torch.zeros((), device=device), 0
-    outlook = outlook or Outlook(epoch)
+    total = torch.zeros((), device=loader.dataset.targets_3d.device)
+    at = replace(start, loss=total if start.loss is None else start.loss.to(total.device))
+    outlook = outlook or Outlook(at.epoch)
 
     def end_of_line(seconds: float, left: float) -> str:
-        state = f"loss {total.item() / seen:.4g}, learning rate {group['lr']:.4g}"
-        return f"{state}, {outlook.time_left(epoch, seconds, left)}"
+        state = f"loss {at.loss.item() / max(at.poses, 1):.4g}, learning rate {group['lr']:.4g}"
+        return f"{state}, {outlook.time_left(at.epoch, start.seconds + seconds, left)}"
 
-    what = (f"epoch {epoch}/{outlook.epochs}", loader.epoch_steps, "step")
-    batches = loader.shuffled_batches(epoch)
-    for batch in outlook.progress.follow(batches, *what, leave=False, ending=end_of_line):
-        step += 1
-        group["lr"] = training.rate(step, epoch)
-        loss = _optimise(training, batch, parameters)
-        if training.average:
-            training.average.update(step)
-        poses = batch.global_size or len(batch)
-        total += loss * poses
-        seen += poses
-        if step % _CHECK_EVERY == 0:
-            _check_finite(total, step)
-    distributed.take_mean(total)
-    _check_finite(total, step)
-    loss, end = total.item() / loader.epoch_size, time.perf_counter()
-    return TrainedEpoch(epoch, step, loss, group["lr"], end - start, end)
+    what = (f"epoch {at.epoch}/{outlook.epochs}", loader.epoch_steps, "step")
+    batches = loader.shuffled_batches(at.epoch, start.batches)
+    options = {"leave": False, "done": start.batches, "ending": end_of_line}
+    for batch in outlook.progress.follow(batches, *what, **options):
+        at.step, at.batches = at.step + 1, at.batches + 1
+        group["lr"] = training.rate(at.step, at.epoch)
+        loss = _optimise(training, batch, parameters, at)
+        if loss is None:
+            at.skipped += 1
+        else:
+            if training.average:
+                training.average.update(at.step)
+            poses = batch.global_size or len(batch)
+            at.loss += loss * poses
+            at.poses += poses
+        at.seconds = start.seconds + time.perf_counter() - began
+        if after_step:
+            after_step(at)
+    mean = distributed.mean(at.loss).item() / max(at.poses, 1) if at.poses else math.nan
+    end = time.perf_counter()
+    seconds = start.seconds + end - began
+    return TrainedEpoch(at.epoch, at.step, mean, group["lr"], seconds, end, at.skipped)
 
 
-def _optimise(training: Training, batch: PoseBatch, parameters: list[nn.Parameter]) -> Tensor:
-    """One step of the optimiser on the loss of a batch; gives that loss, without its graph."""
+def _optimise(
+    training: Training, batch: PoseBatch, parameters: list[nn.Parameter], at: Position
+) -> Tensor | None:
+    """One step of the optimiser on the loss of a batch.
+
+    Returns:
+        The loss, without its graph; None if the step was skipped.
+
+    Raises:
+        NotFiniteError: the loss or the gradient is not finite, and steps are not skipped.
+    """
+    looks = training.skips_not_finite or batch.index.device.type == "cpu"
+    looks = looks or at.batches % _LOOK_EVERY == 0
+    random_state = torch.get_rng_state()
+    # A forward pass in training changes the running statistics of normalisations.
+    buffers = [b for network in training.networks.values() for b in network.buffers()]
+    kept = [b.clone() for b in buffers] if training.skips_not_finite else []
     training.optimizer.zero_grad()
     with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=training.amp):
         loss = training.loss(batch)
     loss.backward()
-    if training.max_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, training.max_norm)
+    if looks or training.max_norm is not None:
+        norm = nn.utils.clip_grad_norm_(parameters, training.max_norm or math.inf)
+        if looks and not _is_finite(loss, norm):
+            if training.skips_not_finite:
+                for buffer, before in zip(buffers, kept, strict=True):
+                    buffer.copy_(before)
+                return None
+            raise NotFiniteError(loss.item(), norm.item(), replace(at), batch, random_state)
     training.optimizer.step()
     return loss.detach()
 
 
-def _check_finite(total: Tensor, step: int) -> None:
-    if not torch.isfinite(total):
-        raise UserError(
-            f"the loss is no longer a finite number at step {step}: lower --lr; "
-            "the checkpoint of the last whole epoch is kept"
+def _is_finite(loss: Tensor, norm: Tensor) -> bool:
+    """Whether a step can be taken. Processes of a job share the gradient and not the loss, and all
+    of them have to decide the same."""
+    alone = distributed.world_size() == 1
+    return bool(torch.isfinite(norm)) and (not alone or bool(torch.isfinite(loss)))
+
+
+class NotFiniteError(Exception):
+    """A step whose loss or gradient is not finite. On a CPU the weights are those before the step.
+    On a GPU it is found up to ``_LOOK_EVERY`` steps late, since each look waits for the device."""
+
+    def __init__(
+        self, loss: float, norm: float, at: Position, batch: PoseBatch, random_state: Tensor
+    ) -> None:
+        super().__init__(
+            f"the loss of step {at.step} (batch {at.batches} of epoch {at.epoch}) is {loss:g} "
+            f"and the norm of its gradient {norm:g}"
         )
+        self.at, self.batch, self.random_state = at, batch, random_state
 
 
 def evaluate(
@@ -171,6 +245,7 @@ def evaluate(
     loader: PoseLoader,
     progress: Progress | None = None,
     what: str = "testing",
+    after_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """The errors of a data set, as ``ActionErrors.summary``.
 
@@ -181,6 +256,7 @@ def evaluate(
         pose_of: a batch -> poses (B, J, 3), metres, camera space, not centred.
         progress: of the training that this is a part of.
         what: is being done, for the progress.
+        after_batch: called after each batch. It may raise to stop the test.
 
     Raises:
         UserError: a prediction is not finite.
@@ -196,6 +272,8 @@ def evaluate(
         pose = pose_of(batch)
         scored = torch.stack([form(pose) for form in forms])
         errors.update(scored, batch.targets_3d, batch.action)
+        if after_batch:
+            after_batch()
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
         raise UserError("the model predicts values that are not finite: the weights are unusable")

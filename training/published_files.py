@@ -20,7 +20,8 @@ from common.files import atomic_write
 from models.build import describe_weights
 from training import distributed
 from training.checkpoint import check_state_dict, differences, load_checkpoint, load_plain
-from training.run_folder import LAST, RunDescription, RunFolder
+from training.run_files import LAST
+from training.run_folder import RunDescription, RunFolder
 
 _PREFIXES = {"state_dict": "model_module_gcn_", "post_refine": "model_post_refine_"}
 _NAME = re.compile(r"model_module_gcn_(?P<epoch>\d+)_eva_(?P<kind>xyz|post)_\d+\.pth")

@@ -91,6 +91,11 @@ SCRIPTS = tuple(_PUBLISHED)
 _BY_STEPS = ("lr_decay", "lr_gamma")
 
 
+def script_of(options: dict[str, Any]) -> str:
+    """The script of a run's settings: "main_gcn" or "main_graph"."""
+    return "main_graph" if "large_decay_epoch" in options else "main_gcn"
+
+
 def published_settings(script: str, model: str) -> dict[str, Any]:
     """The settings with which a model was published, by the names of ``opt.py``'s tables.
 

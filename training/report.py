@@ -20,7 +20,8 @@ from training.checkpoint import Source
 from training.engine import Training, evaluate
 from training.lifter import Lifter
 from training.load_data import evaluation_loader
-from training.run_folder import RESULTS, RunFolder, write_json
+from training.run_files import RESULTS
+from training.run_folder import RunFolder, write_json
 from training.training_state import training_state
 
 _TITLES = {
@@ -142,10 +143,12 @@ def format_network(header: Header) -> str:
 
 def format_epoch(row: dict[str, Any], epochs: int) -> str:
     """A line on an epoch, a row of the log."""
+    count = row.get("skipped_steps", 0)
+    skipped = f", {count} {'step' if count == 1 else 'steps'} skipped" if count else ""
     return (
         f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.6f}  MPJPE {row['mpjpe_mm']:.2f} mm  "
         f"P-MPJPE {row['p_mpjpe_mm']:.2f} mm  ({row['train_seconds']:.0f} s training, "
-        f"{row['test_seconds']:.0f} s testing)"
+        f"{row['test_seconds']:.0f} s testing{skipped})"
     )
 
 

@@ -9,7 +9,7 @@ from training.flag_types import Add, Switch
 # Those that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "check_data",
+    "check_data", "save_every", "on_nan",
 )  # fmt: skip
 
 
@@ -31,10 +31,16 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
     add("--focal_scale", type=types.positive, default=1.0, metavar="F",
         help="test: a focal length wrong by this factor (networks on rays, or refinement)")
     add("-r", "--resume", metavar="CKPT",
-        help="go on exactly where this checkpoint stopped, with its run's flags")
+        help="go on exactly where this checkpoint stopped, with its run's flags; a run's folder "
+        "stands for its newest checkpoint, auto for the folder of --name or the newest run")
     add("-c", "--checkpoint", metavar="DIR",
         help="folder of run folders (default: checkpoint/ beside the scripts)")
     add("--name", type=types.file_name, help="name of the run's folder (default: the time)")
+    add("--save_every", type=types.non_negative, default=10.0, metavar="MINUTES",
+        help="save inside an epoch too, so often; 0 does so only after Ctrl-C or SIGTERM")
+    add("--on_nan", choices=("stop", "skip"), default="stop",
+        help="a step whose loss or gradient is not finite: stop, and save what reproduces it; or "
+        "skip it")
     add("--snapshot", type=types.natural, metavar="N",
         help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
     add("--results", metavar="FILE", help="write the results as JSON here too")

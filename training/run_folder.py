@@ -3,6 +3,7 @@
 options.json          the flags
 log.csv               a row an epoch
 ckpt_last.pth.tar     after the newest epoch; resume from it
+ckpt_step.pth.tar     inside the current epoch, every --save_every minutes; removed at its end
 ckpt_best.pth.tar     the lowest MPJPE on the test subjects so far
 ckpt_epoch_025.pth.tar  every --snapshot epochs
 results.json, curves.png, poses.png   written at the end
@@ -13,8 +14,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -24,18 +24,23 @@ from common.errors import UserError
 from common.files import atomic_write
 from training import distributed
 from training.checkpoint import Source, load_checkpoint, save_checkpoint
-from training.engine import TrainedEpoch, Training
+from training.engine import Position, TrainedEpoch, Training
+from training.run_files import BEST, LAST, OPTIONS, RESULTS, STEP, runs_folder
 from training.settings import current_settings, settings_of
-from training.training_state import restore_training_state
+from training.training_state import (
+    position_of,
+    processes_of,
+    restore_training_state,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-LAST, BEST, RESULTS = "ckpt_last.pth.tar", "ckpt_best.pth.tar", "results.json"
 CHOSEN_BY = {
     LAST: "last epoch (no choice on test subjects)",
     BEST: "lowest MPJPE on the test subjects",
 }
 # Settings of the data that are tested on.
 _DATA = ("dataset", "keypoints", "actions", "joints", "downsample")
+# Settings that say which batches an epoch has.
+_BATCHES = ("batch_size", "seed", "augment", "data_augmentation")
 _SNAPSHOT = "fixed epoch (no choice on test subjects)"
 
 
@@ -113,6 +118,7 @@ class RunFolder:
         description: what every checkpoint says of itself: model, dataset, options.
         history: the rows of the log so far.
         last, best: {"epoch": n, "chosen_by": text} and the summary of that epoch's test.
+        position: where to begin inside the first epoch of this call; None at the start of one.
         untested: the file that was resumed, where it does not say what its best is: its weights,
             once they are tested, are the best so far (``start_from_file``).
     """
@@ -124,6 +130,7 @@ class RunFolder:
         self.history: list[dict[str, Any]] = []
         self.last: dict[str, Any] | None = None
         self.best: dict[str, Any] | None = None
+        self.position: Position | None = None
         self.untested: ResumedFile | None = None
         self._start = (0, 0)
 
@@ -146,7 +153,7 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be made, or the checkpoint cannot be resumed.
         """
-        parent = Path(args.checkpoint) if args.checkpoint else ROOT / "checkpoint"
+        parent = runs_folder(args.checkpoint)
         if source is None:
             return cls.create(parent, args.name, description, args.snapshot)
         path, checkpoint = Path(source.path), source.checkpoint
@@ -164,10 +171,12 @@ class RunFolder:
         run = cls._existing(path, checkpoint, description, args.snapshot) if same_data else None
         run = run or cls.create(parent, args.name, description, args.snapshot)
         if same_data:
+            _check_position(path, checkpoint, before, description.options)
+            run.position = position_of(checkpoint)
             run.history = list(checkpoint.get("history", []))
             run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
         run._start = (checkpoint["epoch"], checkpoint["step"])
-        if run.best is None:
+        if run.best is None and run.position is None:
             run.untested = ResumedFile.of(path, checkpoint)
         return run
 
@@ -183,7 +192,7 @@ class RunFolder:
         if not distributed.is_main():
             return cls(parent, description, snapshot)
         run = cls(_make_folder(parent, name), description, snapshot)
-        write_json(run.folder / "options.json", description.options)
+        write_json(run.folder / OPTIONS, description.options)
         return run
 
     @classmethod
@@ -196,10 +205,13 @@ class RunFolder:
             UserError: the folder holds later epochs, which would be lost.
         """
         folder = path.parent
-        if "history" not in checkpoint or not (folder / "options.json").is_file():
+        if "history" not in checkpoint or not (folder / OPTIONS).is_file():
             return None
         newest = folder / LAST
-        epoch = load_checkpoint(newest)["epoch"] if newest.is_file() else 0
+        try:
+            epoch = load_checkpoint(newest)["epoch"]
+        except UserError:  # missing or damaged: nothing would be lost
+            epoch = 0
         if epoch > checkpoint["epoch"]:
             raise UserError(
                 f"{path} is of epoch {checkpoint['epoch']} and its folder has gone on to "
@@ -221,17 +233,11 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         return self.folder / LAST
 
-    @contextmanager
-    def say_how_to_resume(self) -> Iterator[None]:
-        """After Ctrl-C, print the flag that goes on from the last whole epoch."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if self.history:
-                print(f"\nstopped; to go on: --resume {self.last_checkpoint}")
-            else:
-                print(f"\nstopped before the first epoch ended: {self.folder} has no checkpoint")
-            raise
+    def start_of(self, epoch: int) -> Position:
+        """Where the training of an epoch begins: inside it, where the run was stopped there."""
+        if self.position and self.position.epoch == epoch:
+            return self.position
+        return Position(epoch, self.step)
 
     def seconds(self) -> float:
         """Time spent on training and testing, all epochs together."""
@@ -267,6 +273,8 @@ class RunFolder:
             "train_seconds": trained.seconds,
             "test_seconds": time.perf_counter() - trained.ended,
         }
+        if trained.skipped:
+            row["skipped_steps"] = trained.skipped
         self.history.append(row)
         self.last = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[LAST], **summary}
         is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
@@ -275,6 +283,19 @@ class RunFolder:
         if distributed.is_main():
             self._save(row, is_best, training_state)
         return is_best
+
+    def save_step(self, at: Position, training_state: dict[str, Any]) -> None:
+        """Save a checkpoint inside an epoch.
+
+        Args:
+            training_state: with the position.
+        """
+        if not distributed.is_main():
+            return
+        chosen_by = f"batch {at.batches} of epoch {at.epoch} (no choice on test subjects)"
+        row = {"epoch": self.epoch, "step": at.step, "lr": None, "mpjpe_mm": None}
+        state = self._state(row, training_state)
+        save_checkpoint(self.folder / STEP, state | {"chosen_by": chosen_by})
 
     def _state(self, row: dict[str, Any], training_state: dict[str, Any]) -> dict[str, Any]:
         """What every checkpoint holds, but for why it was chosen."""
@@ -298,6 +319,7 @@ class RunFolder:
             path = self.folder / f"ckpt_epoch_{row['epoch']:03d}.pth.tar"
             save_checkpoint(path, state | {"chosen_by": _SNAPSHOT})
         save_checkpoint(self.folder / LAST, state | {"chosen_by": CHOSEN_BY[LAST]})
+        (self.folder / STEP).unlink(missing_ok=True)
         self._write_log()
 
     def _write_log(self) -> None:
@@ -305,14 +327,37 @@ class RunFolder:
             atomic_write(self.folder / "log.csv") as partial,
             partial.open("w", newline="", encoding="utf-8") as stream,
         ):
-            writer = csv.DictWriter(stream, fieldnames=list(self.history[0]))
+            columns = dict.fromkeys(name for row in self.history for name in row)
+            writer = csv.DictWriter(stream, fieldnames=[*columns], restval=0)
             writer.writeheader()
             writer.writerows(self.history)
 
 
+def _check_position(
+    path: Path, checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """Refuse to go on inside an epoch whose batches would be others.
+
+    Raises:
+        UserError: the number of processes or a setting of the batches has changed.
+    """
+    if (count := processes_of(checkpoint)) is None:
+        return
+    changed = [f"--{key}" for key in _BATCHES if before.get(key) != now.get(key)]
+    if count != distributed.world_size():
+        changed.append(f"the number of processes ({count} before)")
+    if changed:
+        last = path.with_name(LAST)
+        remedy = f"resume {last}, the last whole epoch" if last.is_file() else "start a new run"
+        raise UserError(
+            f"{path} is inside an epoch, whose batches change with {' and '.join(changed)}: "
+            f"{remedy}, or leave them as they were"
+        )
+
+
 def _lacks_report(folder: Path, checkpoint: dict[str, Any]) -> bool:
     """Whether a run was cut off between its last epoch and its results."""
-    is_run = bool(checkpoint.get("history")) and (folder / "options.json").is_file()
+    is_run = bool(checkpoint.get("history")) and (folder / OPTIONS).is_file()
     return is_run and not (folder / RESULTS).exists()
 
 

@@ -19,7 +19,8 @@ from data.pose_dataset import select_actions
 from models.build import DEFAULT, MODELS, default_arguments
 from training.checkpoint import Source
 from training.published_flags import inert_names, warning_of_inert_flags
-from training.published_settings import baseline_settings, published_settings
+from training.published_settings import baseline_settings, published_settings, script_of
+from training.run_files import find_run, runs_folder
 from training.run_flags import CALL_FLAGS
 
 # Arguments of networks; those that are settings too choose the network.
@@ -59,6 +60,11 @@ def read_flags(
         load: reads the checkpoint that the flags name.
     """
     args = parse(argv)
+    if args.resume == "auto":
+        run = find_run(runs_folder(args.checkpoint), args.name, script)
+        print(f"--resume auto: {run or 'there is no run, so this is a new one'}")
+        argv = [*(sys.argv[1:] if argv is None else argv), "--resume", str(run or "")]
+        args = parse(argv)
     source = load(args)
     starts_anew = getattr(args, "pro_train", 0) and not (args.evaluate or args.resume)
     if source and not starts_anew:
@@ -250,7 +256,7 @@ def checkpoint_settings(
     checkpoint = source.checkpoint
     options = current_settings(checkpoint.get("options", {}))
     other = "main_gcn" if script == "main_graph" else "main_graph"
-    if resume and options and ("large_decay_epoch" in options) != (script == "main_graph"):
+    if resume and options and script_of(options) != script:
         raise UserError(f"{source.path} is of a run of {other}.py: resume it with that script")
     shown = _shown_settings(script, source.path, checkpoint["model"])
     if _typed_alone(argv, "model") not in (None, shown.get("model")):

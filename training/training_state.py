@@ -1,5 +1,6 @@
 """What a checkpoint holds so that a training goes on exactly where it stopped."""
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -7,12 +8,17 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from training import distributed
-from training.engine import Training
+from training.engine import Position, Training
 
 
-def training_state(training: Training) -> dict[str, Any]:
-    """What resuming needs beside the run's own records."""
-    random_state = {"cpu": torch.get_rng_state()}
+def training_state(training: Training, at: Position | None = None) -> dict[str, Any]:
+    """What resuming needs beside the run's own records.
+
+    Args:
+        at: the position inside an epoch, which is saved too; None at the end of one. All processes
+            of a job take part, since each has random numbers and losses of its own.
+    """
+    random_state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     # The processes of a job draw anew each epoch, and rank 0 leaves the others' devices alone.
     if torch.cuda.is_available() and distributed.world_size() == 1:
         random_state["cuda"] = torch.cuda.get_rng_state_all()
@@ -21,7 +27,37 @@ def training_state(training: Training) -> dict[str, Any]:
         **({"trained": _state(training.networks)} if training.average else {}),
         "optimizer": training.optimizer.state_dict(),
         "random_state": random_state,
+        **({"position": _position(at)} if at else {}),
     }
+
+
+def _position(at: Position) -> dict[str, Any]:
+    """A position as a checkpoint has it: numbers, and of each process of the job (by rank) the sum
+    of its losses and its random state."""
+    on_gpu = at.loss.device.type == "cuda"
+    gathered = distributed.gather(torch.cuda.get_rng_state(at.loss.device)) if on_gpu else []
+    return {
+        **vars(at),
+        "loss": [loss.cpu() for loss in distributed.gather(at.loss)],
+        "cpu": distributed.gather(torch.get_rng_state()),
+        "cuda": gathered,
+    }
+
+
+def position_of(checkpoint: dict[str, Any]) -> Position | None:
+    """The position inside an epoch at which a checkpoint was saved; None for one of a whole epoch.
+
+    The checkpoint is of as many processes as there are now.
+    """
+    if (saved := checkpoint.get("position")) is None:
+        return None
+    own = {each.name: saved[each.name] for each in fields(Position)}
+    return Position(**own | {"loss": saved["loss"][distributed.rank()]})
+
+
+def processes_of(checkpoint: dict[str, Any]) -> int | None:
+    """How many processes saved a checkpoint inside an epoch; None for one of a whole epoch."""
+    return len(checkpoint["position"]["loss"]) if "position" in checkpoint else None
 
 
 def _state(networks: dict[str, nn.Module]) -> dict[str, Any]:
@@ -89,7 +125,7 @@ def restore_training_state(training: Training, path: str, checkpoint: dict[str, 
         if training.average:
             for key, network in training.networks.items():
                 network.load_state_dict(checkpoint["trained"][key])
-        random_state = checkpoint.get("random_state", {})
+        random_state = _random_state(checkpoint)
         if "cpu" in random_state:
             torch.set_rng_state(random_state["cpu"])
         if torch.cuda.is_available() and "cuda" in random_state:
@@ -98,6 +134,15 @@ def restore_training_state(training: Training, path: str, checkpoint: dict[str, 
                 torch.cuda.set_rng_state(saved, device)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error
+
+
+def _random_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The random state of this process in a checkpoint."""
+    if "position" not in checkpoint:
+        return checkpoint.get("random_state", {})
+    own = distributed.rank()
+    position = checkpoint["position"]
+    return {"cpu": position["cpu"][own], "cuda": position["cuda"][own : own + 1]}
 
 
 def _train_what_was_trained(optimizer: torch.optim.Optimizer) -> None:
