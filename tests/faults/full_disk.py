@@ -1,0 +1,47 @@
+"""A small file system that fills, where this process may mount one."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.faults.campaign import differences, is_clear, run
+
+_SIZES = (20, 60, 100, 140, 200)  # KiB
+
+
+def filled_mount(folder: Path, wanted: Path) -> str:
+    """Train in file systems of a few sizes, give each more room, and go on.
+
+    Args:
+        wanted: the folder of the undisturbed run of "ground truth".
+
+    Returns:
+        A line that says what was run and what went wrong.
+    """
+    mount = folder / "small"
+    mount.mkdir()
+    options = ["-t", "tmpfs", "-o"]
+    if shutil.which("mount") is None or _run("mount", *options, "size=1m", "tmpfs", mount):
+        return "small file system: no mount is allowed here; the writer with faults ran instead"
+    wrong = []
+    try:
+        for size in _SIZES:
+            _run("mount", "-o", f"remount,size={size}k", mount)
+            statuses, said = run("ground truth", mount, f"run{size}")
+            if any(statuses) and not is_clear(said):
+                wrong.append(f"{size} KiB: {statuses} {said[-400:]}")
+            _run("mount", "-o", "remount,size=16m", mount)
+            statuses, said = run("ground truth", mount, f"run{size}")
+            if any(statuses) and "larger number" not in said:
+                wrong.append(f"{size} KiB, then more: {statuses} {said[-400:]}")
+            elif not any(statuses):
+                wrong += [f"{size} KiB: {d}" for d in differences(mount / f"run{size}", wanted)]
+            for path in mount.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        _run("umount", mount)
+    return f"small file system: tmpfs of {len(_SIZES)} sizes, wrong: {len(wrong)} {wrong or ''}"
+
+
+def _run(*command: object) -> int:
+    return subprocess.run([*map(str, command)], capture_output=True, check=False).returncode
