@@ -26,7 +26,7 @@ from training.load_data import evaluation_loader, load_data, training_loader
 from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
 from training.report import (
-    check_results_file,
+    check_outputs,
     describe,
     format_epoch,
     format_network,
@@ -45,7 +45,7 @@ SCRIPT = "main_gcn"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_gcn, load_source, argv)
-    check_results_file(args.results)
+    check_outputs(args, trains=not args.evaluate)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     lifter = build_lifter(args, SCRIPT, source).to(device)
@@ -91,7 +91,7 @@ def train(
     print(f"{format_network(header)}\nrun folder: {run.folder}")
 
     outlook = Outlook(args.epochs)
-    with run.say_how_to_resume():
+    with run:
         if run.untested:
             test_resumed_file(run, training, tested.tested_pose, test_loader)
         networks = training.networks.values()
@@ -103,7 +103,7 @@ def train(
             run.finish_epoch(trained, summary, training_state(training))
             outlook.update(run.history[-1])
             print(format_epoch(run.history[-1], args.epochs), flush=True)
-    report_training(run, tested.tested_pose, test_set, header, args.results)
+        report_training(run, tested.tested_pose, test_set, header, args.results)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

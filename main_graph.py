@@ -31,7 +31,7 @@ from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
 from training.published_files import ModelFiles, load_model_file, load_model_folder
 from training.report import (
-    check_results_file,
+    check_outputs,
     describe,
     format_epoch,
     format_network,
@@ -52,7 +52,7 @@ SCRIPT = "main_graph"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_graph, load_source, argv)
-    check_results_file(args.results)
+    check_outputs(args, trains=not is_test(args))
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     refined = uses_refinement(args, source)
@@ -145,11 +145,11 @@ def train(
     files = ModelFiles.of_run(run, args.save_dir, chosen, saved) if args.save_model else None
 
     outlook = Outlook(args.epochs)
-    with run.say_how_to_resume():
+    with run:
         if run.untested:
             test_resumed_file(run, training, pose_of, test_loader)
             if files:
-                files.save_best(run)
+                files.keep_best(run, is_new=True)
         networks = training.networks.values()
         training.loss = distributed.with_averaged_gradients(networks, training.loss)
         for epoch in range(run.epoch + 1, args.epochs + 1):
@@ -157,11 +157,11 @@ def train(
             what = f"epoch {epoch}/{args.epochs}, testing"
             summary = evaluate(pose_of, test_loader, outlook.progress, what)
             is_best = run.finish_epoch(trained, summary, training_state(training))
-            if is_best and files:
-                files.save_best(run)
+            if files:
+                files.keep_best(run, is_new=is_best)
             outlook.update(run.history[-1])
             print(format_epoch(run.history[-1], args.epochs), flush=True)
-    report_training(run, pose_of, test_set, header, args.results)
+        report_training(run, pose_of, test_set, header, args.results)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

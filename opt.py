@@ -345,5 +345,6 @@ def _run_flags(group: Callable[[str], Add]) -> None:
     add("--name", type=types.file_name, help="name of the run's folder (default: the time)")
     add("--snapshot", type=types.natural, metavar="N",
         help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
+    add("--fallback_dir", metavar="DIR", help="a copy while the run's folder cannot be written")
     add("--results", metavar="FILE", help="write the results as JSON here too")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")

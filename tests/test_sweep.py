@@ -104,7 +104,8 @@ def test_rows_times_seeds_in_one_table_of_the_last_epoch(run, out, monkeypatch):
         assert all((out / run / RESULTS).is_file() for run in row["runs"].split())
     text = (out / "spec.md").read_text()
     assert f"| base | 3 | 287,923 | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
-    assert text in printed and "with true depth." in text and "no choice on test" in text
+    assert text.removesuffix(f"\n{sweep._MARK}\n") in printed
+    assert "with true depth." in text and "no choice on test" in text
     assert (out / "spec.png").read_bytes().startswith(b"\x89PNG")
     cores = len(os.sched_getaffinity(0))
     assert all(line.endswith(f" {max(1, cores // 2)}") for line in calls(out))

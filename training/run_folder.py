@@ -1,6 +1,7 @@
 """A run's folder: options, log, checkpoints, and the state that lets it be resumed.
 
 options.json          the flags
+.lock                 which process uses the folder
 log.csv               a row an epoch
 ckpt_last.pth.tar     after the newest epoch; resume from it
 ckpt_best.pth.tar     the lowest MPJPE on the test subjects so far
@@ -10,26 +11,28 @@ results.json, curves.png, poses.png   written at the end
 
 import argparse
 import csv
+import io
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.lock import InUseError, holder
+from common.own_json import write_json
 from training import distributed
-from training.checkpoint import Source, load_checkpoint, save_checkpoint
+from training.checkpoint import Source, load_checkpoint, to_bytes
 from training.engine import TrainedEpoch, Training
+from training.run_files import BEST, LAST, LOG, OPTIONS, RESULTS, RunFiles, make_folder
 from training.settings import current_settings, settings_of
 from training.training_state import restore_training_state
 
 ROOT = Path(__file__).resolve().parents[1]
-LAST, BEST, RESULTS = "ckpt_last.pth.tar", "ckpt_best.pth.tar", "results.json"
+PICTURES = CURVES, POSES = "curves.png", "poses.png"
 CHOSEN_BY = {
     LAST: "last epoch (no choice on test subjects)",
     BEST: "lowest MPJPE on the test subjects",
@@ -39,24 +42,12 @@ _DATA = ("dataset", "keypoints", "actions", "joints", "downsample")
 _SNAPSHOT = "fixed epoch (no choice on test subjects)"
 
 
-def write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _make_folder(parent: Path, name: str | None) -> Path:
     """A new folder of this name, or of the time: runs that start in one second get numbers."""
     now = time.strftime("%Y-%m-%dT%H-%M-%S")
-    for stem in [name] if name else [now, *(f"{now}_{number}" for number in range(2, 100))]:
-        folder = parent / stem
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from error
-    raise UserError(f"{folder} exists: give another --name")
+    if name and (found := holder(parent / name)):
+        raise InUseError(parent / name, "another run", found)
+    return make_folder(parent, [name] if name else [now, *(f"{now}_{n}" for n in range(2, 100))])
 
 
 @dataclass(frozen=True)
@@ -108,8 +99,11 @@ class RunDescription:
 class RunFolder:
     """The records of one training run. Of several processes, only the main one writes.
 
+    In a ``with`` block Ctrl-C prints how to go on; at its end the folder is free for others.
+
     Attributes:
         folder: where it writes.
+        files: writes them; None in a process that is not the main one.
         description: what every checkpoint says of itself: model, dataset, options.
         history: the rows of the log so far.
         last, best: {"epoch": n, "chosen_by": text} and the summary of that epoch's test.
@@ -117,8 +111,17 @@ class RunFolder:
             once they are tested, are the best so far (``start_from_file``).
     """
 
-    def __init__(self, folder: Path, description: RunDescription, snapshot: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        description: RunDescription,
+        snapshot: int,
+        fallback: str | None = None,
+    ) -> None:
         self.folder = folder
+        self.files: RunFiles | None = None
+        if distributed.is_main():
+            self.files = RunFiles(folder, Path(fallback) if fallback else None)
         self.description = description
         self.snapshot = snapshot
         self.history: list[dict[str, Any]] = []
@@ -146,9 +149,9 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be made, or the checkpoint cannot be resumed.
         """
-        parent = Path(args.checkpoint) if args.checkpoint else ROOT / "checkpoint"
+        parent, settings = run_parent(args), (args.snapshot, args.fallback_dir)
         if source is None:
-            return cls.create(parent, args.name, description, args.snapshot)
+            return cls.create(parent, args.name, description, *settings)
         path, checkpoint = Path(source.path), source.checkpoint
         left = args.epochs - checkpoint.get("epoch", 0)
         if left < 0 or (left == 0 and not _lacks_report(path.parent, checkpoint)):
@@ -161,11 +164,13 @@ class RunFolder:
         same_data = all(
             before.get(key) == description.options[key] for key in _DATA if key in before
         )
-        run = cls._existing(path, checkpoint, description, args.snapshot) if same_data else None
-        run = run or cls.create(parent, args.name, description, args.snapshot)
+        run = cls._existing(path, checkpoint, description, *settings) if same_data else None
+        run = run or cls.create(parent, args.name, description, *settings)
         if same_data:
             run.history = list(checkpoint.get("history", []))
             run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
+            if run.history:  # its last row may be missing in the file
+                run.save({LOG: run._log()})
         run._start = (checkpoint["epoch"], checkpoint["step"])
         if run.best is None:
             run.untested = ResumedFile.of(path, checkpoint)
@@ -173,7 +178,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, parent: Path, name: str | None, description: RunDescription, snapshot: int
+        cls,
+        parent: Path,
+        name: str | None,
+        description: RunDescription,
+        snapshot: int,
+        fallback: str | None = None,
     ) -> "RunFolder":
         """Make a new folder; its name is the time unless one is given.
 
@@ -182,22 +192,28 @@ class RunFolder:
         """
         if not distributed.is_main():
             return cls(parent, description, snapshot)
-        run = cls(_make_folder(parent, name), description, snapshot)
-        write_json(run.folder / "options.json", description.options)
+        run = cls(_make_folder(parent, name), description, snapshot, fallback)
+        write_json(run.folder / OPTIONS, description.options)
         return run
 
     @classmethod
     def _existing(
-        cls, path: Path, checkpoint: dict[str, Any], description: RunDescription, snapshot: int
+        cls,
+        path: Path,
+        checkpoint: dict[str, Any],
+        description: RunDescription,
+        snapshot: int,
+        fallback: str | None,
     ) -> "RunFolder | None":
         """The folder of a run in which a checkpoint lies; None where it lies elsewhere.
 
         Raises:
-            UserError: the folder holds later epochs, which would be lost.
+            UserError: the folder holds later epochs, which would be lost, or is in use.
         """
         folder = path.parent
-        if "history" not in checkpoint or not (folder / "options.json").is_file():
+        if "history" not in checkpoint or not (folder / OPTIONS).is_file():
             return None
+        run = cls(folder, description, snapshot, fallback)
         newest = folder / LAST
         epoch = load_checkpoint(newest)["epoch"] if newest.is_file() else 0
         if epoch > checkpoint["epoch"]:
@@ -205,7 +221,7 @@ class RunFolder:
                 f"{path} is of epoch {checkpoint['epoch']} and its folder has gone on to "
                 f"{epoch}: resume {newest}, or copy the file elsewhere to start from it"
             )
-        return cls(folder, description, snapshot)
+        return run
 
     @property
     def epoch(self) -> int:
@@ -217,21 +233,28 @@ class RunFolder:
         """Steps done."""
         return self.history[-1]["step"] if self.history else self._start[1]
 
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.folder / LAST
+    def __enter__(self) -> "RunFolder":
+        return self
 
-    @contextmanager
-    def say_how_to_resume(self) -> Iterator[None]:
-        """After Ctrl-C, print the flag that goes on from the last whole epoch."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if self.history:
-                print(f"\nstopped; to go on: --resume {self.last_checkpoint}")
-            else:
-                print(f"\nstopped before the first epoch ended: {self.folder} has no checkpoint")
-            raise
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.files:
+            return
+        if kind is KeyboardInterrupt and self.history:
+            print(f"\nstopped; to go on: --resume {self.files.last_checkpoint}")
+        elif kind is KeyboardInterrupt:
+            print(f"\nstopped before the first epoch ended: {self.folder} has no checkpoint")
+        self.files.release()
+
+    def save(self, files: dict[str, bytes]) -> None:
+        """Write files to the run's folder, see ``RunFiles.save``. After the last epoch the report
+        says what could not be written; before, a warning does."""
+        self.save_at({self.folder / name: content for name, content in files.items()})
+
+    def save_at(self, files: dict[Path, bytes]) -> None:
+        """As ``save``, of files that may lie elsewhere."""
+        if self.files:
+            is_over = self.epoch >= self.description.options.get("epochs", math.inf)
+            self.files.save(files, warn=not is_over)
 
     def seconds(self) -> float:
         """Time spent on training and testing, all epochs together."""
@@ -244,10 +267,10 @@ class RunFolder:
         chosen_by = f"{self.untested.name} as it was resumed, tested before any further epoch"
         self.best = {"epoch": self.epoch, "chosen_by": chosen_by, **summary}
         self.untested = None
-        if distributed.is_main():
+        if self.files:
             row = {"epoch": self.epoch, "step": self.step, "lr": lr, **summary}
             state = self._state(row, training_state)
-            save_checkpoint(self.folder / BEST, state | {"chosen_by": chosen_by})
+            self.save({BEST: to_bytes(state | {"chosen_by": chosen_by})})
 
     def finish_epoch(
         self, trained: TrainedEpoch, summary: dict[str, Any], training_state: dict[str, Any]
@@ -272,8 +295,8 @@ class RunFolder:
         is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
         if is_best:
             self.best = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[BEST], **summary}
-        if distributed.is_main():
-            self._save(row, is_best, training_state)
+        if self.files:
+            self.save(self._files_of_epoch(row, is_best, training_state))
         return is_best
 
     def _state(self, row: dict[str, Any], training_state: dict[str, Any]) -> dict[str, Any]:
@@ -290,30 +313,45 @@ class RunFolder:
             "best": self.best,
         }
 
-    def _save(self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]) -> None:
-        state = self._state(row, training_state)
+    def _files_of_epoch(
+        self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """The log and the checkpoints of an epoch, in the order in which they are written."""
+        state, files = self._state(row, training_state), {}
         if is_best:
-            save_checkpoint(self.folder / BEST, state | {"chosen_by": CHOSEN_BY[BEST]})
+            files[BEST] = to_bytes(state | {"chosen_by": CHOSEN_BY[BEST]})
         if self.snapshot and row["epoch"] % self.snapshot == 0:
-            path = self.folder / f"ckpt_epoch_{row['epoch']:03d}.pth.tar"
-            save_checkpoint(path, state | {"chosen_by": _SNAPSHOT})
-        save_checkpoint(self.folder / LAST, state | {"chosen_by": CHOSEN_BY[LAST]})
-        self._write_log()
+            name = f"ckpt_epoch_{row['epoch']:03d}.pth.tar"
+            files[name] = to_bytes(state | {"chosen_by": _SNAPSHOT})
+        files[LAST] = to_bytes(state | {"chosen_by": CHOSEN_BY[LAST]})
+        files[LOG] = self._log()
+        return files
 
-    def _write_log(self) -> None:
-        with (
-            atomic_write(self.folder / "log.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, fieldnames=list(self.history[0]))
-            writer.writeheader()
-            writer.writerows(self.history)
+    def _log(self) -> bytes:
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, fieldnames=list(self.history[0]))
+        writer.writeheader()
+        writer.writerows(self.history)
+        return stream.getvalue().encode()
+
+
+def run_parent(args: argparse.Namespace) -> Path:
+    """The folder of the run folders."""
+    return Path(args.checkpoint) if args.checkpoint else ROOT / "checkpoint"
 
 
 def _lacks_report(folder: Path, checkpoint: dict[str, Any]) -> bool:
-    """Whether a run was cut off between its last epoch and its results."""
-    is_run = bool(checkpoint.get("history")) and (folder / "options.json").is_file()
-    return is_run and not (folder / RESULTS).exists()
+    """Whether a run was cut off between its last epoch and the end of its report. The results may
+    be those of an earlier end, before the run went on."""
+    if not checkpoint.get("history") or not (folder / OPTIONS).is_file():
+        return False
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+        reported = results["last"]["epoch"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+    there = all((folder / name).exists() for name in (LOG, *PICTURES))
+    return not there or reported != checkpoint["epoch"]
 
 
 def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

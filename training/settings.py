@@ -24,7 +24,7 @@ from training.published_settings import baseline_settings, published_settings
 # Flags that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "check_data",
+    "check_data", "fallback_dir",
 )  # fmt: skip
 # Arguments of networks; those that are settings too choose the network.
 _OF_NETWORK = {name for model in MODELS for name in default_arguments(model)}
