@@ -4,9 +4,8 @@ import os
 import socket
 import sys
 import time
-from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from common.errors import UserError
 from common.files import os_errors_as_user_errors
@@ -49,10 +48,8 @@ class FolderLock:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self._owner = f"process {os.getpid()} on {socket.gethostname()}, since {now}"
         with os_errors_as_user_errors(f"lock {folder}"):
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(self._owner)
-            self._file.flush()
+            self._file.truncate(0)
+            self._file.write(self._owner.encode())
 
     def is_taken(self) -> bool:
         """Whether another process has the lock: the folder was removed and is another one now."""
@@ -62,8 +59,7 @@ class FolderLock:
             return False
 
     def release(self) -> None:
-        with suppress(OSError):  # a full disk, again
-            self._file.close()
+        self._file.close()
 
     def __enter__(self) -> "FolderLock":
         return self
@@ -87,15 +83,15 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def _open_locked(path: Path, who: str) -> IO[str]:
+def _open_locked(path: Path, who: str) -> FileIO:
     """Open and lock a lock file; a file system without locks is warned of and left unlocked."""
     with os_errors_as_user_errors(f"lock {path.parent}"):
-        file = path.open("a+", encoding="utf-8", errors="replace")
+        file = path.open("a+b", buffering=0)
     try:
         _lock(file)
     except (BlockingIOError, PermissionError) as error:
         file.seek(0)
-        found = " ".join(file.read(200).split()) or "a process"
+        found = " ".join(file.read(200).decode(errors="replace").split()) or "a process"
         file.close()
         raise InUseError(path.parent, who, found) from error
     except OSError as error:
@@ -104,14 +100,14 @@ def _open_locked(path: Path, who: str) -> IO[str]:
     return file
 
 
-def _lock(file: IO[str]) -> None:
+def _lock(file: FileIO) -> None:
     """Lock a file against other processes, or raise at once where it is locked."""
-    if os.name == "nt":
+    try:
+        import fcntl
+    except ImportError:  # Windows
         import msvcrt
 
         file.seek(_FAR)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
-
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -85,8 +85,7 @@ class ModelFiles:
             if not self._best or row["mpjpe_mm"] < self._best[-1][1]:
                 self._best.append((row["epoch"], row["mpjpe_mm"]))
         best = run.best["epoch"], run.best["mpjpe_mm"]
-        if best not in self._best:  # it was resumed from a file that had no history
-            self._best.append(best)
+        self._best = [*(before for before in self._best if before != best), best]
         paths = [*self.paths(*best).values()]
         for path, rounded in zip(paths, self._rounded_paths(*best), strict=True):
             if rounded.exists() and not path.exists():

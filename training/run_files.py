@@ -77,7 +77,9 @@ class RunFiles:
         if gone:
             raise UserError(f"{self._failure}{copied}")
         if warn:
-            print(f"warning: {self._failure}; this is tried again{copied}", file=sys.stderr)
+            print(
+                f"warning: {self._failure}; the next save tries it again{copied}", file=sys.stderr
+            )
 
     def _is_gone(self) -> bool:
         """Whether the folder is not this run's any more. One that cannot be read may come back."""
