@@ -60,6 +60,16 @@ def test_cleaning_up_does_not_hide_the_first_error(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
 
+def test_a_full_disk_under_the_printed_lines_is_one_line(call, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # the script leaves it closed
+
+    def main(argv):
+        raise OSError(28, "No space left on device")
+
+    status, _, err = call(main)
+    assert (status, err) == (2, "error: cannot write the output: No space left on device\n")
+
+
 def test_a_folder_is_not_written_as_a_file(tmp_path):
     for path in (tmp_path, "/", "."):
         with pytest.raises(UserError, match="is a folder"), atomic_write(path):
