@@ -67,7 +67,10 @@ def test_a_full_disk_is_a_warning_and_what_was_not_saved_is_tried_again(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     small = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # noqa: E731
     at_epoch(monkeypatch, main_gcn, {2: lambda: small(8192), 3: lambda: small(before[0])})
-    status, out, err = train("full", "-e", 3, "--snapshot", 2)
+    try:
+        status, out, err = train("full", "-e", 3, "--snapshot", 2)
+    finally:
+        small(before[0])
     assert status == 0 and "epoch 3/3" in out
     assert err.startswith("warning: cannot write ") and err.count("\n") == 1
     assert "File too large; the next save tries it again" in err

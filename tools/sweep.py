@@ -220,7 +220,7 @@ def read_results(out: Path, job: Job) -> dict[str, Any] | None:
         content = json.loads((out / job.id / RESULTS).read_text(encoding="utf-8"))
         last = content["results"]["last"]
         complete = last["epoch"] == job.epochs and all(math.isfinite(last[m]) for m in _METRICS)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return content if complete else None
 

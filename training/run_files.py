@@ -75,7 +75,7 @@ class RunFiles:
             return
         copied = self._write_copies(files)
         if gone:
-            raise UserError(f"{self._failure}{copied}")
+            raise UserError(f"{self._failure}{copied or ': start it again'}")
         if warn:
             print(
                 f"warning: {self._failure}; the next save tries it again{copied}", file=sys.stderr
@@ -129,10 +129,12 @@ class RunFiles:
         return path not in self._unsaved and path.exists()
 
     def remove(self, path: Path) -> None:
-        """Remove a file that another has replaced."""
+        """Remove a file that another has replaced, and its copy."""
         self._unsaved.pop(path, None)
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        copies = [self._copy.folder / path.name] if self._copy else []
+        for old in (path, *copies):
+            with suppress(OSError):
+                old.unlink(missing_ok=True)
 
     def check_saved(self) -> None:
         """

@@ -348,7 +348,7 @@ def _lacks_report(folder: Path, checkpoint: dict[str, Any]) -> bool:
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
         reported = results["last"]["epoch"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return True
     there = all((folder / name).exists() for name in (LOG, *PICTURES))
     return not there or reported != checkpoint["epoch"]
