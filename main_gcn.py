@@ -27,7 +27,7 @@ from training.load_data import evaluation_loader, load_data, training_loader
 from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
 from training.report import (
-    check_results_file,
+    check_outputs,
     describe,
     format_epoch,
     format_network,
@@ -47,7 +47,7 @@ SCRIPT = "main_gcn"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_gcn, load_source, argv)
-    check_results_file(args.results)
+    check_outputs(args, trains=not args.evaluate)
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     lifter = build_lifter(args, SCRIPT, source).to(device)
@@ -87,30 +87,29 @@ def train(
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
     loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
     training = build_training(args, lifter, loader.epoch_steps)
-    tested = lifter.with_networks(training.tested_networks())
+    pose_of = lifter.with_networks(training.tested_networks()).tested_pose
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
     description = RunDescription.of(args, lifter.arguments, train_set.subjects)
     run = RunFolder.open(args, description, training, source)
     print(f"{format_network(header)}\nrun folder: {run.folder}")
 
     outlook = Outlook(args.epochs)
-    if run.untested:
-        test_resumed_file(run, training, tested.tested_pose, test_loader)
-    networks = training.networks.values()
-    training.loss = distributed.with_averaged_gradients(networks, training.loss)
-    with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
-        for epoch in range(run.epoch + 1, args.epochs + 1):
-            start = run.start_of(epoch)
-            trained = train_one_epoch(training, loader, start, outlook, between.after_step)
-            what = f"epoch {epoch}/{args.epochs}, testing"
-            summary = evaluate(
-                tested.tested_pose, test_loader, outlook.progress, what, between.after_test_batch
-            )
-            run.finish_epoch(trained, summary, training_state(training))
-            outlook.update(run.history[-1])
-            print(format_epoch(run.history[-1], args.epochs), flush=True)
-            between.after_epoch()
-    report_training(run, tested.tested_pose, test_set, header, args.results)
+    with run:
+        if run.untested:
+            test_resumed_file(run, training, pose_of, test_loader)
+        networks = training.networks.values()
+        training.loss = distributed.with_averaged_gradients(networks, training.loss)
+        with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
+            for epoch in range(run.epoch + 1, args.epochs + 1):
+                start = run.start_of(epoch)
+                trained = train_one_epoch(training, loader, start, outlook, between.after_step)
+                what = f"epoch {epoch}/{args.epochs}, testing"
+                summary = evaluate(pose_of, test_loader, outlook.progress, what, between.in_test)
+                run.finish_epoch(trained, summary, training_state(training))
+                outlook.update(run.history[-1])
+                print(format_epoch(run.history[-1], args.epochs), flush=True)
+                between.after_epoch()
+        report_training(run, pose_of, test_set, header, args.results)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

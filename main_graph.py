@@ -32,7 +32,7 @@ from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
 from training.published_files import ModelFiles, load_model_file, load_model_folder
 from training.report import (
-    check_results_file,
+    check_outputs,
     describe,
     format_epoch,
     format_network,
@@ -54,7 +54,7 @@ SCRIPT = "main_graph"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_graph, load_source, argv)
-    check_results_file(args.results)
+    check_outputs(args, trains=not is_test(args))
     device = select_device(args.device)
     torch.manual_seed(args.seed)
     refined = uses_refinement(args, source)
@@ -149,27 +149,26 @@ def train(
     files = ModelFiles.of_run(run, args.save_dir, chosen, saved) if args.save_model else None
 
     outlook = Outlook(args.epochs)
-    if run.untested:
-        test_resumed_file(run, training, pose_of, test_loader)
-        if files:
-            files.save_best(run)
-    networks = training.networks.values()
-    training.loss = distributed.with_averaged_gradients(networks, training.loss)
-    with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
-        for epoch in range(run.epoch + 1, args.epochs + 1):
-            start = run.start_of(epoch)
-            trained = train_one_epoch(training, loader, start, outlook, between.after_step)
-            what = f"epoch {epoch}/{args.epochs}, testing"
-            summary = evaluate(
-                pose_of, test_loader, outlook.progress, what, between.after_test_batch
-            )
-            is_best = run.finish_epoch(trained, summary, training_state(training))
-            if is_best and files:
-                files.save_best(run)
-            outlook.update(run.history[-1])
-            print(format_epoch(run.history[-1], args.epochs), flush=True)
-            between.after_epoch()
-    report_training(run, pose_of, test_set, header, args.results)
+    with run:
+        if run.untested:
+            test_resumed_file(run, training, pose_of, test_loader)
+            if files:
+                files.keep_best(run, is_new=True)
+        networks = training.networks.values()
+        training.loss = distributed.with_averaged_gradients(networks, training.loss)
+        with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
+            for epoch in range(run.epoch + 1, args.epochs + 1):
+                start = run.start_of(epoch)
+                trained = train_one_epoch(training, loader, start, outlook, between.after_step)
+                what = f"epoch {epoch}/{args.epochs}, testing"
+                summary = evaluate(pose_of, test_loader, outlook.progress, what, between.in_test)
+                is_best = run.finish_epoch(trained, summary, training_state(training))
+                if files:
+                    files.keep_best(run, is_new=is_best)
+                outlook.update(run.history[-1])
+                print(format_epoch(run.history[-1], args.epochs), flush=True)
+                between.after_epoch()
+        report_training(run, pose_of, test_set, header, args.results)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from common.camera import normalize_screen_coordinates
 from common.errors import UserError, run_script
-from common.files import atomic_write, refuse_existing
+from common.files import atomic_write, check_writable, refuse_existing
 from common.input_view import InputView
 from common.parser import Parser
 from common.progress import follow
@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     source = Path(args.keypoints)
     out = Path(args.out) if args.out else source.with_name(f"{source.stem}_3d.npz")
-    refuse_existing([out, *([Path(args.picture)] if args.picture else [])], args.force)
+    out = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")  # as numpy does
+    outputs = [out, *([Path(args.picture)] if args.picture else [])]
+    refuse_existing(outputs, args.force, [args.checkpoint, source])
+    for path in outputs:
+        check_writable(path.parent)
     device = select_device(args.device)
     lifter = load_lifter(args.checkpoint, args.flip_test)
     intrinsics = _read_intrinsics(args, lifter.input_view)
@@ -52,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     lifter.network.to(device)
     poses = lift(lifter, screen.to(device), intrinsics).cpu()
     with atomic_write(out) as partial:
-        np.savez_compressed(partial, poses_3d=poses.numpy(), joints=np.array(lifter.skeleton.names))
+        names = np.array(lifter.skeleton.names)
+        np.savez_compressed(partial, poses_3d=poses.numpy(), joints=names)
     print(f"{out}: {len(poses):,} poses of {poses.shape[1]} joints")
     if args.picture:
         index = torch.linspace(0, len(poses) - 1, _DRAWN_POSES).long().unique()

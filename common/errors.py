@@ -1,7 +1,11 @@
 """Errors of bad input: one line on stderr that names the thing and the remedy, exit status 2."""
 
+import errno
 import sys
 from collections.abc import Callable
+
+# A disk that takes no more, also where only the printed lines go to it.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -29,6 +33,8 @@ def run_script(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        if sys.stdout:
+            sys.stdout.flush()  # else its errors would come when nobody handles them
     except UserError as error:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
@@ -39,6 +45,13 @@ def run_script(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of the output has ended, as head does
         sys.stdout = None  # else the interpreter would try to write the rest of the output
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        sys.stdout = None
+        name = f" {error.filename}" if error.filename else " the output"
+        print(f"error: cannot write{name}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)
         sys.exit(130)

@@ -93,5 +93,5 @@ def save_object_arrays(path: str | Path, **arrays: Any) -> None:
     for key, value in arrays.items():
         boxed[key] = np.empty((), dtype=object)
         boxed[key][()] = value
-    with atomic_write(path) as partial:
-        np.savez_compressed(partial, **boxed)
+    with atomic_write(path) as partial, partial.open("wb") as file:  # numpy would append .npz
+        np.savez_compressed(file, **boxed)

@@ -125,7 +125,7 @@ def main() -> None:
     ]
     if not jobs:
         parser.error("give -pt or -ft, or both")
-    refuse_existing((output for _, _, output in jobs), args.force)
+    refuse_existing((output for *_, output in jobs), args.force, [job[0] for job in jobs])
     for source, folder, output in jobs:
         detections = read_detections(source, folder)
         stop_if_missing(detections, args.allow_missing)

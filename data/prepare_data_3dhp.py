@@ -137,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     path_3d = args.output_dir / MPI_INF_3DHP.file_3d()
     path_2d = args.output_dir / MPI_INF_3DHP.file_2d("gt")
-    refuse_existing((path_3d, path_2d), args.force)
+    refuse_existing((path_3d, path_2d), args.force, [args.source])
     positions, pixels = convert(args.source, args.annotation)
     origin = {"annotation": ANNOTATIONS[args.annotation]}
     save_object_arrays(path_3d, positions_3d=positions, metadata=origin)

@@ -337,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     args = parser.parse_args(argv)
-    refuse_existing([args.output], args.force)
+    refuse_existing([args.output], args.force, [args.source])
     if args.rate_in < 1 or args.rate_out < 1:
         raise UserError("--rate_in and --rate_out: give frame rates of at least 1 Hz")
     positions = convert(args.source, args.rate_in, args.rate_out)

@@ -316,9 +316,9 @@ def main() -> None:
     args = parse_args()
     output_3d = args.output_dir / H36M.file_3d()
     output_2d = args.output_dir / H36M.file_2d("gt")
-    refuse_existing((output_3d, output_2d), args.force)
     name = next(name for name in FORMS if getattr(args, name))
     sources = getattr(args, name)
+    refuse_existing((output_3d, output_2d), args.force, sources)
     if name == "from_source_cdf":
         sources = find_archives(sources)
         for source in sources:

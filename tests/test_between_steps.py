@@ -15,7 +15,7 @@ from tests.conftest import ROOT, SLICE, Clock
 from tests.two_processes import run_two, words_of_ours
 from training import between_steps
 from training.checkpoint import load_checkpoint
-from training.run_files import BEST, LAST, STEP
+from training.find_run import BEST, LAST, STEP
 
 FLAGS = [*SLICE, "--batch_size", "32", "-e", "3"]  # 10 steps an epoch
 CASES = {
@@ -170,7 +170,7 @@ def test_two_processes_stop_together_and_go_on_exactly(call, tmp_path):
     flags = [*SLICE, "-c", tmp_path, "--batch_size", "16", "-e", "2", "--dropout", "0.2"]
     whole = run_two("main_gcn.py", *flags, "--name", "whole")
     assert [status for status, *_ in whole] == [0, 0], whole
-    stopped = run_two("main_gcn.py", *flags, "--name", "stopped", stop_at=3)
+    stopped = run_two("main_gcn.py", *flags, "--name", "stopped", fault="term step 3", rank=1)
     assert [status for status, *_ in stopped] == [143, 143], stopped
     folder = tmp_path / "stopped"
     said = [line for *_, err in stopped for line in err.splitlines() if "to go on" in line]

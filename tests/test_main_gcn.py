@@ -45,7 +45,7 @@ def test_a_run_leaves_its_folder_and_its_table(train):
     assert {path.name for path in folder.iterdir()} == {
         "options.json", "log.csv", "ckpt_best.pth.tar", "ckpt_last.pth.tar",
         "ckpt_epoch_001.pth.tar", "ckpt_epoch_002.pth.tar", "results.json", "curves.png",
-        "poses.png",
+        "poses.png", ".lock",
     }  # fmt: skip
     rows = list(csv.DictReader((folder / "log.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]

@@ -12,8 +12,8 @@ import main_graph
 import opt
 from tests.conftest import SLICE
 from training.checkpoint import load_checkpoint, load_plain
+from training.find_run import LAST
 from training.lifter import build_lifter
-from training.run_files import LAST
 
 FLAGS = [
     *SLICE,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from training.published_files import ModelFiles
+from training.run_folder import RunDescription, RunFolder
 
 
 def test_errors_in_saved_names_are_truncated(tmp_path):
@@ -21,9 +22,12 @@ def test_a_resumed_run_replaces_its_file_under_either_name(tmp_path, saved):
     for name in names:
         for tail in (f"7_eva_post_{saved}.pth", "6_eva_post_4939.pth", "7_eva_post_4941.pth"):
             (tmp_path / f"{name}{tail}").touch()
+    run = RunFolder.create(tmp_path, "run", RunDescription({}, {}, {}), snapshot=0)
     files = ModelFiles(tmp_path, "post", networks)
-    files.remember(7, 49.396)
-    files.save(8, 48.0)
-    left = {path.name for path in tmp_path.iterdir()}
+    run.best = {"epoch": 7, "mpjpe_mm": 49.396}
+    files.restore(run)
+    run.best = {"epoch": 8, "mpjpe_mm": 48.0}
+    files.keep_best(run, is_new=True)
+    left = {path.name for path in tmp_path.glob("*.pth")}
     tails = ("6_eva_post_4939.pth", "7_eva_post_4941.pth", "8_eva_post_4800.pth")
     assert left == {name + tail for name in names for tail in tails}

@@ -11,8 +11,8 @@ import main_graph
 from common.errors import UserError
 from tests.conftest import SLICE
 from training.checkpoint import load_checkpoint
+from training.find_run import BEST, LAST, STEP, find_run
 from training.resume import source_to_resume
-from training.run_files import BEST, LAST, STEP, find_run
 
 FLAGS = [*SLICE, "--batch_size", "128", "-e", "2"]
 

@@ -1,13 +1,13 @@
 """Sweeps: most with a stand-in for the training script, which starts in no time."""
 
 import csv
-import fcntl
 import json
 import os
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import pytest
 
 import main_gcn
 import opt
+from common.lock import FolderLock, InUseError
 from models.build import MODELS
 from tests.conftest import ROOT
 from tools import sweep
 from training import settings
-from training.run_files import LAST, RESULTS
+from training.find_run import LAST, RESULTS
 
 # Leaves what the script leaves. --lr 9 fails, --lr 8 dies, --lr 7 is cut off after an epoch unless
 # it is resumed, --lr 6 never ends.
@@ -104,7 +105,8 @@ def test_rows_times_seeds_in_one_table_of_the_last_epoch(run, out, monkeypatch):
         assert all((out / run / RESULTS).is_file() for run in row["runs"].split())
     text = (out / "spec.md").read_text()
     assert f"| base | 3 | 287,923 | 45.33 ± {statistics.stdev([42, 43, 51]):.2f} |" in text
-    assert text in printed and "with true depth." in text and "no choice on test" in text
+    assert text.removesuffix(f"\n{sweep._MARK}\n") in printed
+    assert "with true depth." in text and "no choice on test" in text
     assert (out / "spec.png").read_bytes().startswith(b"\x89PNG")
     cores = len(os.sched_getaffinity(0))
     assert all(line.endswith(f" {max(1, cores // 2)}") for line in calls(out))
@@ -282,9 +284,63 @@ def test_nothing_starts_with_a_wrong_spec(refused):
 
 def test_two_sweeps_do_not_share_a_folder(refused, out):
     out.mkdir()
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FolderLock(out):
         assert "another sweep" in refused({"rows": {"a": {}}})
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_run_whose_sweep_was_killed_is_waited_for(run, out, ends_well):
+    spec = {"rows": {"a": {"epochs": 2}, "b": {"epochs": 3}}}
+    assert run(spec)[0] == 0
+    folder = out / table(out)["a"]["runs"]
+    results = (folder / RESULTS).read_text()
+    (folder / RESULTS).unlink()
+    (folder / "only").touch()
+    calls(out)
+    lock, seen = FolderLock(folder), []
+
+    def end():
+        seen.append((folder / "only").exists() and not (out / "calls").exists())
+        if ends_well:
+            (folder / RESULTS).write_text(results)
+        lock.release()
+
+    timer = threading.Timer(0.3, end)
+    timer.start()
+    status, printed, err = run(spec)
+    timer.join()
+    assert (status, err, seen) == (0, "", [True])
+    assert f"a, seed 0: still runs (process {os.getpid()} on " in printed
+    assert "a, seed 0: MPJPE 42.00 mm" in printed
+    assert len(calls(out)) == (0 if ends_well else 1)
+    assert (folder / "only").exists() == ends_well
+
+
+def test_the_folder_of_a_live_run_is_not_removed(out):
+    out.mkdir()
+    with FolderLock(out), pytest.raises(InUseError):
+        sweep._remove(out)
+    assert out.exists()
+    sweep._remove(out)
+    assert not out.exists()
+
+
+def test_tables_replace_only_tables(run, out):
+    spec = {"rows": {"a": {}}}
+    for name, text in (("spec.md", "# A page\n"), ("spec.csv", "a,b\n"), ("spec.png", "PNG")):
+        out.mkdir()
+        (out / name).write_text(text)
+        for flags in ((), ("--gather-only",)):
+            status, _, err = run(spec, *flags)
+            assert status == 2 and err.count("\n") == 1 and f"{out / name} is there" in err
+        assert [path.name for path in out.iterdir()] == [name]
+        assert (out / name).read_text() == text
+        (out / name).unlink()
+        out.rmdir()
+    assert run(spec)[0] == 0 and sweep._MARK in (out / "spec.md").read_text()
+    page = out / "spec.md"
+    page.write_text(page.read_text().replace(sweep._MARK, ""))  # as earlier versions wrote it
+    assert run(spec, "--gather-only")[0] == 0 and sweep._MARK in page.read_text()
 
 
 def test_real_runs_and_one_that_lacks_only_its_report(call, tmp_path):

@@ -1,17 +1,13 @@
 """Two processes on the CPU that are joined as torchrun joins them, but start sooner.
 
 A process is ``python -m tests.two_processes WHAT FOLDER``, of :func:`as_one_of_two`, or ``python -m
-tests.two_processes SCRIPT FLAGS``, which runs a script without its pictures.
+tests.faults.child SCRIPT FLAGS``, which runs a script without its pictures.
 """
 
-import importlib
-import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +17,7 @@ from common.errors import UserError, run_script
 from common.losses import pose_loss
 from common.skeleton import H36M_16
 from data.datasets import H36M
-from data.pose_dataset import PoseBatch, PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseLoader, load_pose_datasets
 from models.build import build_model
 from training import distributed
 from training.engine import Position, Training, evaluate, train_one_epoch
@@ -32,26 +28,29 @@ BATCH_SIZES = (13, 191)
 _PATIENCE = 300  # seconds; only for what hangs
 
 
-def run_two(*arguments: object, stop_at: int = 0) -> list[tuple[int, str, str]]:
+def run_two(*arguments: object, fault: str = "", rank: int = 0) -> list[tuple[int, str, str]]:
     """(exit status, stdout, stderr) of each process, with a store that outlives them, but with
     nobody to end them.
 
     Args:
-        stop_at: of a script: rank 1 gets SIGTERM in the loss of this step; 0 sends none.
+        fault: of a script, in the process of this rank, see ``tests.faults.child``.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
-           "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}  # fmt: skip
+           "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1",
+           "FAULT": fault, "FAULT_RANK": str(rank)}  # fmt: skip
+    is_script = str(arguments[0]).endswith(".py")
+    module = "tests.faults.child" if is_script else "tests.two_processes"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.two_processes", *map(str, arguments)],
+            [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, **job, "RANK": str(rank), "STOP_AT": str(stop_at)},
+            env={**os.environ, **job, "RANK": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for number in range(2)
     ]
     return finish(processes)
 
@@ -105,30 +104,9 @@ def train_a_little(folder: Path) -> dict:
     return found
 
 
-def _signalled(loss_of: Callable, step: int, *arguments: object) -> Callable:
-    """``loss_of``, with SIGTERM sent to this process at a step."""
-    loss, steps = loss_of(*arguments), itertools.count(1)
-
-    def signalled(batch: PoseBatch) -> torch.Tensor:
-        if next(steps) == step:
-            signal.raise_signal(signal.SIGTERM)
-        return loss(batch)
-
-    return signalled
-
-
 def as_one_of_two() -> None:
     """What each of the two processes does."""
     what, *flags = sys.argv[1:]
-    if what.endswith(".py"):
-        from training import report  # here, since the other processes start sooner without it
-
-        report.save_curves = report._draw_poses = lambda *args: None
-        script = importlib.import_module(what.removesuffix(".py"))
-        if distributed.rank() == 1:
-            script.loss_of = partial(_signalled, script.loss_of, int(os.environ["STOP_AT"]))
-        script.main(flags)
-        return
     folder, rank = Path(flags[0]), distributed.rank()
     print(f"rank {rank} joined", flush=True)
     if what == "train":

@@ -37,6 +37,7 @@ import main_gcn
 import opt
 from common.errors import UserError, run_script
 from common.losses import pose_loss
+from common.own_json import marked, refuse_other_json, write_json
 from common.parser import Parser
 from common.skeleton import H36M_16, H36M_17, SKELETONS, Skeleton
 from data.datasets import H36M, HDM05
@@ -55,7 +56,6 @@ from training.acceleration import accelerate
 from training.engine import Position, Training, evaluate, train_one_epoch
 from training.lifter import build_lifter
 from training.load_data import evaluation_loader, training_loader
-from training.run_folder import write_json
 
 _ACTIONS = 15
 _SIDES = ("textbook", "ours")
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result |= _side_by_side(args)
         _print_comparison(result)
     if args.json:
-        write_json(Path(args.json), result)
+        write_json(Path(args.json), marked("benchmark", result))
 
 
 def _side_by_side(args: argparse.Namespace) -> dict[str, Any]:
@@ -169,6 +169,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             "sizes must be at least 1, --poses at least the batch size, --test_poses at least "
             f"{_ACTIONS}"
         )
+    if args.json:
+        refuse_other_json(Path(args.json), "benchmark", ("machine", "options", "gemm_gflops"))
     if args.threads or args.cpu_time:
         torch.set_num_threads(1 if args.cpu_time else args.threads)
     return args

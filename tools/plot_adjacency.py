@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = Path(args.checkpoint)
     stem = source.name.removesuffix(".tar").removesuffix(".pth")
     out = Path(args.out) if args.out else source.with_name(f"{stem}_adjacency.png")
-    refuse_existing([out], args.force)
+    refuse_existing([out], args.force, [source])
     lifter = load_lifter(source, flip_test=None)
     if not isinstance(lifter.network, ModulatedGCN):
         raise UserError(f"{source} has no Modulated GCN: give a checkpoint of one")

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.errors import UserError, run_script
 from common.files import atomic_write
 from common.parser import Parser
-from training.run_files import LAST, RESULTS
+from training.find_run import LAST, RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 _SMALL = (

@@ -21,15 +21,15 @@ data and the schedule: dataset, keypoints, actions, downsample, epochs, batch_si
 warmup.
 
 Each run has the folder DIR/<hash of script, settings and seed>; its output goes to DIR/logs. The
-same command, given again, skips finished runs and resumes interrupted ones. Several SPECs may share
-a DIR and their common runs. DIR/<name of SPEC>.csv and .md have the mean, the sample standard
-deviation and the number of runs, for the last epoch (not selected on the test subjects). The csv
-also has the folders of the runs, and the png shows every run.
+same command, given again, skips finished runs and resumes interrupted ones. A run that goes on
+though its sweep was killed is waited for. Several SPECs may share a DIR and their common runs.
+DIR/<name of SPEC>.csv and .md have the mean, the sample standard deviation and the number of runs,
+for the last epoch (not selected on the test subjects). The csv also has the folders of the runs,
+and the png shows every run.
 """
 
 import argparse
 import csv
-import fcntl
 import hashlib
 import itertools
 import json
@@ -55,14 +55,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import opt
 from common.errors import UserError, run_script
-from common.files import atomic_write
+from common.files import atomic_write, os_errors_as_user_errors
+from common.lock import FolderLock, holder
 from common.parser import Parser
 from common.visualize import save_comparison
 from data.datasets import DATASETS
+from training.find_run import LAST, RESULTS
 from training.published_flags import warning_of_inert_flags
 from training.published_settings import distinguishing_settings
 from training.report import REMARKS
-from training.run_files import LAST, RESULTS
 from training.run_flags import CALL_FLAGS
 from training.settings import settings_of
 
@@ -80,6 +81,11 @@ _METRICS = {"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE"}
 _DATASET_FLAGS = (
     "dataset", "keypoints", "actions", "downsample", "epochs", "batch_size", "schedule", "warmup"
 )  # fmt: skip
+# By these this program knows its tables again: the page's last line, or how pages began before they
+# had it; and the first columns of the csv.
+_MARK = "<!-- made by modulated-gcn tools/sweep.py -->"
+_TABLE_HEAD = "| row | n | parameters |"
+_COLUMNS = "row,n,planned,"
 _STOP_SECONDS = 20.0  # time for a run to end after SIGINT, before it is killed
 
 
@@ -215,7 +221,7 @@ def read_results(out: Path, job: Job) -> dict[str, Any] | None:
         content = json.loads((out / job.id / RESULTS).read_text(encoding="utf-8"))
         last = content["results"]["last"]
         complete = last["epoch"] == job.epochs and all(math.isfinite(last[m]) for m in _METRICS)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return content if complete else None
 
@@ -223,7 +229,9 @@ def read_results(out: Path, job: Job) -> dict[str, Any] | None:
 def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> dict[str, str]:
     """Run the jobs. The others continue if one fails.
 
-    When this function returns or raises, all runs have ended.
+    A run that another process has in its hands, since the sweep that started it was killed, is
+    waited for, and started here if it ended before its last epoch. When this function returns or
+    raises, all runs that it started have ended.
 
     Args:
         devices: one entry for each run at a time: the ``--device``, or None for the script's
@@ -233,6 +241,7 @@ def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> d
         {label: reason} of the jobs that failed.
     """
     waiting, free = deque(jobs), list(devices)
+    held: list[Job] = []
     running: dict[subprocess.Popen, tuple[Job, str | None]] = {}
     failed: dict[str, str] = {}
     threads = max(1, _cores() // len(devices))
@@ -240,11 +249,23 @@ def run_jobs(jobs: Iterable[Job], out: Path, devices: Sequence[str | None]) -> d
         threads = min(threads, max(1, int(os.environ["OMP_NUM_THREADS"])))
     with tqdm(desc="runs", total=len(waiting), unit="run", disable=None) as bar:
         try:
-            while waiting or running:
+            while waiting or running or held:
                 while waiting and free:
-                    job, device = waiting.popleft(), free.pop(0)
+                    job = waiting.popleft()
+                    if found := holder(out / job.id):
+                        bar.write(f"{job.label}: still runs ({found}); this sweep waits for it")
+                        held.append(job)
+                        continue
+                    device = free.pop(0)
                     running[_start(job, out, device, threads)] = job, device
                 time.sleep(0.05)
+                for job in [job for job in held if not holder(out / job.id)]:
+                    held.remove(job)
+                    if read_results(out, job):
+                        bar.update()
+                        bar.write(_outcome(out, job, None))
+                    else:
+                        waiting.append(job)
                 for process in [p for p in running if p.poll() is not None]:
                     job, device = running.pop(process)
                     free.append(device)
@@ -270,14 +291,16 @@ def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.
     arguments = [*job.arguments, "--checkpoint", str(out), "--name", job.id]
     if device:
         arguments += ["--device", device]
-    (folder / RESULTS).unlink(missing_ok=True)  # incomplete, or the run would be skipped
+    with os_errors_as_user_errors(f"write in {out}"):
+        (folder / RESULTS).unlink(missing_ok=True)  # incomplete, or the run would be skipped
+        logs.mkdir(exist_ok=True)
     if (folder / LAST).is_file():
         arguments += ["--resume", str(folder / LAST)]
     elif folder.exists():  # interrupted in its first epoch
-        shutil.rmtree(folder)
-    logs.mkdir(exist_ok=True)
+        _remove(folder)
     count = str(threads)
     with (
+        os_errors_as_user_errors(f"start a run in {out}"),
         (logs / f"{job.id}.out").open("a", encoding="utf-8") as stdout,
         (logs / f"{job.id}.err").open("a", encoding="utf-8") as stderr,
     ):
@@ -289,6 +312,19 @@ def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.
             env={**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
             start_new_session=True,  # Ctrl-C reaches only the sweep, which then stops its runs
         )
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run's folder, locked until it is gone: no run begins in it meanwhile.
+
+    Raises:
+        UserError: a process uses it, or it cannot be removed.
+    """
+    with FolderLock(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    with os_errors_as_user_errors(f"remove {folder}"):
+        if folder.exists():  # Windows does not remove the lock while it is open
+            shutil.rmtree(folder)
 
 
 def _failure_reason(process: subprocess.Popen, out: Path, job: Job) -> str | None:
@@ -338,16 +374,31 @@ def _exclusive(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {out}: {error.strerror}") from error
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another sweep runs in {out}: wait, or give another --out") from error
+    with FolderLock(out, "another sweep"):
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def check_tables(name: str, out: Path) -> None:
+    """Refuse to replace files that are no tables of a sweep.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    table, page, picture = (out / f"{name}.{suffix}" for suffix in ("csv", "md", "png"))
+    known = {
+        table: lambda text: text.startswith(_COLUMNS),
+        page: lambda text: _MARK in text or text.startswith(_TABLE_HEAD),
+        picture: lambda text: table.exists() or page.exists(),  # which were known as ours
+    }
+    for path, is_ours in known.items():
+        with os_errors_as_user_errors(f"read {path}"):
+            text = path.read_text("utf-8", errors="replace") if path.exists() else None
+        if text is not None and not is_ours(text):
+            raise UserError(f"{path} is there and is no table of a sweep: give another --out")
 
 
 def gather(name: str, rows: dict[str, list[Job]], out: Path, spec: dict[str, Any]) -> str:
@@ -376,7 +427,7 @@ def gather(name: str, rows: dict[str, list[Job]], out: Path, spec: dict[str, Any
         writer.writerows(table)
     text = _markdown(table, spec, sorted(remarks))
     with atomic_write(out / f"{name}.md") as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(f"{text}\n{_MARK}\n", encoding="utf-8")
     save_comparison(
         out / f"{name}.png",
         {
@@ -414,7 +465,7 @@ def _run_remarks(results: dict[str, Any]) -> Iterator[str]:
 
 def _markdown(table: list[dict[str, Any]], spec: dict[str, Any], remarks: list[str]) -> str:
     lines = [
-        "| row | n | parameters | " + " | ".join(f"{m}, mm" for m in _METRICS.values()) + " |",
+        f"{_TABLE_HEAD} " + " | ".join(f"{m}, mm" for m in _METRICS.values()) + " |",
         "|---|---|---|" + "---|" * len(_METRICS),
     ]
     for row in table:
@@ -490,6 +541,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     failed: dict[str, str] = {}
     if args.gather_only and not args.out.is_dir():
         raise UserError(f"{args.out} is not there: run the sweep first")
+    check_tables(args.spec.stem, args.out)
     if not args.gather_only:
         devices = args.devices or [None]
         slots = list(itertools.islice(itertools.cycle(devices), args.jobs or len(devices)))

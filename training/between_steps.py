@@ -79,7 +79,7 @@ class BetweenSteps:
             return
         self._act(distributed.greatest(self._to_do()))
 
-    def after_test_batch(self) -> None:
+    def in_test(self) -> None:
         """Stop inside a test, where this is the only process. The network is as at the test's
         start, so the test is made again when the run goes on.
 
@@ -117,7 +117,12 @@ class BetweenSteps:
     def _stop(self, signum: int) -> None:
         count = distributed.world_size()
         start = "python" if count == 1 else f"torchrun --nproc_per_node={count}"
-        command = f"{start} {self._script}.py --resume {self._run.folder}"
+        folder = self._run.folder
+        if files := self._run.files:
+            folder = files.resumable_folder
+            if folder == self._run.folder:
+                files.check_saved()
+        command = f"{start} {self._script}.py --resume {folder}"
         raise SignalledError(signum, f"stopped and saved; to go on: {command}")
 
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:

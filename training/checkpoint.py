@@ -6,6 +6,7 @@ in ours, ``model`` (the network's arguments), ``dataset``, ``options``, ``histor
 ever unpickled.
 """
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import write_bytes
 from common.safe_pickle import NUMPY_STAND_INS
 from models.build import DEFAULT, MODELS, build_model, default_arguments, describe_weights
 from training.legacy_checkpoint import read_legacy_checkpoint
@@ -42,10 +43,20 @@ _KINDS = {
 }  # fmt: skip
 
 
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """The content of a checkpoint file. torch's own writing of files hides why it failed."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    with atomic_write(path) as partial:
-        torch.save(state, partial)
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_bytes(path, to_bytes(state))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from training import distributed
 from training.checkpoint import save_checkpoint
 from training.engine import NotFiniteError, Training
-from training.run_files import LAST, STEP
+from training.find_run import LAST, STEP
 from training.run_folder import RunFolder
 from training.training_state import training_state
 

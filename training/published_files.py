@@ -9,18 +9,24 @@ a bare state dict; where weights do not say which network they are of, the run's
 """
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import clear_partials, os_errors_as_user_errors
 from models.build import describe_weights
 from training import distributed
-from training.checkpoint import check_state_dict, differences, load_checkpoint, load_plain
-from training.run_files import LAST
+from training.checkpoint import (
+    check_state_dict,
+    differences,
+    load_checkpoint,
+    load_plain,
+    to_bytes,
+)
+from training.find_run import BEST, LAST
 from training.run_folder import RunDescription, RunFolder
 
 _PREFIXES = {"state_dict": "model_module_gcn_", "post_refine": "model_post_refine_"}
@@ -45,13 +51,16 @@ class ModelFiles:
         """
         self.folder, self.kind, self.networks = folder, kind, networks
         self.description = description
-        self._written: list[Path] = []
+        self._best: list[tuple[int, float]] = []
 
     @classmethod
     def of_run(
         cls, run: RunFolder, save_dir: str | None, kind: str, networks: dict[str, nn.Module]
     ) -> "ModelFiles | None":
         """The files of a run; only the main one of several processes has any.
+
+        Those of a resumed run are put right: it may have been killed between its checkpoint and
+        them, before the new ones were written or before the old ones were removed.
 
         Args:
             save_dir: their folder; None takes the run's.
@@ -63,40 +72,92 @@ class ModelFiles:
         unclear = shown is None or differences(shown, run.description.model)
         folder = Path(save_dir) if save_dir else run.folder
         files = cls(folder, kind, networks, run.description if unclear else None)
+        clear_partials(folder)
         if run.best:
-            files.remember(run.best["epoch"], run.best["mpjpe_mm"])
+            files.restore(run)
         return files
 
-    def save_best(self, run: RunFolder) -> None:
-        """Save the networks, which are those of the run's best epoch."""
-        self.save(run.best["epoch"], run.best["mpjpe_mm"])
+    def restore(self, run: RunFolder) -> None:
+        """Write the files of a resumed run's best epoch if they are not there, from the networks
+        or from the run's checkpoint of that epoch; remove those of epochs that were the best
+        before it."""
+        for row in run.history:
+            if not self._best or row["mpjpe_mm"] < self._best[-1][1]:
+                self._best.append((row["epoch"], row["mpjpe_mm"]))
+        best = run.best["epoch"], run.best["mpjpe_mm"]
+        self._best = [*(before for before in self._best if before != best), best]
+        paths = [*self.paths(*best).values()]
+        for path, rounded in zip(paths, self._rounded_paths(*best), strict=True):
+            if rounded.exists() and not path.exists():
+                with os_errors_as_user_errors(f"rename {rounded}"):
+                    rounded.rename(path)
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            weights = self._weights_of(run)
+            if weights is None:
+                print(
+                    f"warning: {', '.join(map(str, missing))} cannot be written again: no file "
+                    f"has the weights of epoch {best[0]}; the next best epoch writes its own",
+                    file=sys.stderr,
+                )
+                return
+            self._write(run, weights)
+        self._remove_old(run)
+
+    def _weights_of(self, run: RunFolder) -> dict[str, dict[str, Any]] | None:
+        """The weights of a resumed run's best epoch, by key; None if they are nowhere."""
+        if run.best["epoch"] == run.epoch:
+            return self._weights()
+        try:
+            checkpoint = load_checkpoint(run.folder / BEST)
+        except UserError:
+            return None
+        is_best = checkpoint.get("epoch") == run.best["epoch"]
+        if not is_best or not self.networks.keys() <= checkpoint.keys():
+            return None
+        return {key: checkpoint[key] for key in self.networks}
+
+    def _weights(self) -> dict[str, dict[str, Any]]:
+        return {key: network.state_dict() for key, network in self.networks.items()}
 
     def paths(self, epoch: int, error: float) -> dict[str, Path]:
         return self._paths(epoch, int(error * 100))
+
+    def _rounded_paths(self, epoch: int, error: float) -> list[Path]:
+        """As earlier versions named them."""
+        return [*self._paths(epoch, round(error * 100)).values()]
 
     def _paths(self, epoch: int, hundredths: int) -> dict[str, Path]:
         tail = f"{epoch}_eva_{self.kind}_{hundredths}.pth"
         return {key: self.folder / f"{_PREFIXES[key]}{tail}" for key in self.networks}
 
-    def remember(self, epoch: int, error: float) -> None:
-        """Files of this run's best before it was resumed: the next best replaces them. Those that
-        are not there may have been saved under the rounded error, as earlier versions did."""
-        paths, rounded = self.paths(epoch, error), self._paths(epoch, round(error * 100))
-        self._written = [p if p.exists() else rounded[key] for key, p in paths.items()]
+    def keep_best(self, run: RunFolder, is_new: bool) -> None:
+        """After each epoch: write the networks if it is the best so far, and remove the files of
+        the best before it once these are there."""
+        if is_new:
+            self._best.append((run.best["epoch"], run.best["mpjpe_mm"]))
+            self._write(run, self._weights())
+        self._remove_old(run)
 
-    def save(self, epoch: int, error: float) -> None:
-        """Write the networks as the best so far (error: MPJPE in mm); then drop the last best."""
-        paths = self.paths(epoch, error)
-        for key, path in paths.items():
-            content = self.networks[key].state_dict()
+    def _write(self, run: RunFolder, weights: dict[str, dict[str, Any]]) -> None:
+        """Write weights as those of the run's best epoch."""
+        contents = {}
+        for key, path in self.paths(run.best["epoch"], run.best["mpjpe_mm"]).items():
+            content = weights[key]
             if key == "state_dict" and self.description:
                 content = {"state_dict": content, **vars(self.description)}
-            with atomic_write(path) as partial:
-                torch.save(content, partial)
-        for old in self._written:
-            if old not in paths.values():
-                old.unlink(missing_ok=True)
-        self._written = list(paths.values())
+            contents[path] = to_bytes(content)
+        run.save_at(contents)
+
+    def _remove_old(self, run: RunFolder) -> None:
+        """Remove the files of all epochs that were the best before this one, if its are there."""
+        kept = [path for best in self._best[-1:] for path in self.paths(*best).values()]
+        if not all(map(run.files.is_saved, kept)):
+            return
+        for best in self._best:
+            for path in (*self.paths(*best).values(), *self._rounded_paths(*best)):
+                if path not in kept:
+                    run.files.remove(path)
 
 
 def load_model_file(path: str | Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a run says at its end: the table by action, and results.json."""
 
-import json
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from common.camera import remove_distortion, solve_translation
 from common.errors import UserError
+from common.files import check_writable
 from common.metrics import root_centred
+from common.own_json import marked, refuse_other_json, to_json, write_json
 from common.visualize import save_curves, save_poses
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
 from models.costs import count_multiply_adds, count_parameters
 from training import distributed
 from training.checkpoint import Source
 from training.engine import Training, evaluate
+from training.find_run import CURVES, POSES, RESULTS, runs_folder
 from training.lifter import Lifter
 from training.load_data import evaluation_loader
-from training.run_files import RESULTS
-from training.run_folder import RunFolder, write_json
+from training.run_folder import RunFolder
 from training.training_state import training_state
 
 _TITLES = {
@@ -33,6 +35,8 @@ _TITLES = {
 PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # Fields of a header that a figure must not be read without.
 REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale")
+RESULTS_KIND = "results"
+_KEYS_OF_RESULTS = ("model", "protocol", "results")
 _PICTURED = 4
 
 
@@ -260,7 +264,7 @@ def report_test(
         origin = {"checkpoint": source.path, "epoch": epoch, "chosen_by": chosen_by}
         results = {title: origin | summary for title, summary in summaries.items()}
         content = {**header.content(), "trained_on": trained_on, "results": results}
-        write_json(Path(results_file), content)
+        write_json(Path(results_file), marked(RESULTS_KIND, content))
 
 
 def test_resumed_file(
@@ -289,6 +293,9 @@ def report_training(
     Args:
         pose_of: a batch -> the poses of the last epoch's network as they are tested.
         results_file: another place for the results.
+
+    Raises:
+        UserError: a file of the run could not be written, also one of its last epoch.
     """
     if not distributed.is_main():
         return
@@ -298,11 +305,19 @@ def report_training(
     note += "\nthat favours it. 'last' involves no choice."
     trained_on = {"trained_on": header.dataset, "seconds": run.seconds()}
     content = {**header.content(), **trained_on, "results": results}
-    for path in [run.folder / RESULTS, *([Path(results_file)] if results_file else [])]:
-        write_json(path, content)
-    save_curves(run.folder / "curves.png", run.history, run.best["epoch"])
-    _draw_poses(run.folder / "poses.png", pose_of, test_set)
+    elsewhere = [Path(results_file)] if results_file else []
+    failure = None
+    try:
+        save_curves(run.folder / CURVES, run.history, run.best["epoch"])
+        _draw_poses(run.folder / POSES, pose_of, test_set)
+    except UserError as error:
+        failure = error
+    written = to_json(marked(RESULTS_KIND, content))  # after the pictures: their absence shows
+    run.save_at(dict.fromkeys([run.folder / RESULTS, *elsewhere], written))
     print(format_table(titles, note, header.remarks()))  # last, since who reads may close the pipe
+    run.files.check_saved()
+    if failure:
+        raise failure
     print(f"results.json, log.csv, curves.png and poses.png are in {run.folder}")
 
 
@@ -344,16 +359,23 @@ def root_errors(
     return means
 
 
-def check_results_file(path: str | None) -> None:
-    """
+def check_outputs(args: argparse.Namespace, trains: bool) -> None:
+    """Refuse, before anything is read, what could not be written at the end.
+
     Raises:
-        UserError: a file is there that holds no earlier results, and would be lost.
+        UserError: ``--results`` names a file that is not ours, or a folder cannot be written.
     """
-    if path is None or not Path(path).exists():
+    if not distributed.is_main():
         return
-    try:
-        is_ours = "results" in json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        is_ours = False
-    if not is_ours:
-        raise UserError(f"--results {path} is there and holds no results: give another name")
+    folders = []
+    if args.results:
+        refuse_other_json(Path(args.results), RESULTS_KIND, _KEYS_OF_RESULTS)
+        folders.append(Path(args.results).parent)
+    if trains:
+        saved = getattr(args, "save_dir", None) if getattr(args, "save_model", 0) else None
+        folders += [
+            runs_folder(args.checkpoint),
+            *map(Path, filter(None, (saved, args.fallback_dir))),
+        ]
+    for folder in folders:
+        check_writable(folder)

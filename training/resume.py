@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import UserError
 from training import distributed
 from training.checkpoint import Source, load_checkpoint
-from training.run_files import checkpoints_in
+from training.find_run import checkpoints_in
 from training.training_state import processes_of
 
 

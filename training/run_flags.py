@@ -9,7 +9,7 @@ from training.flag_types import Add, Switch
 # Those that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "check_data", "save_every", "on_nan",
+    "check_data", "save_every", "on_nan", "fallback_dir",
 )  # fmt: skip
 
 
@@ -43,5 +43,6 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         "skip it")
     add("--snapshot", type=types.natural, metavar="N",
         help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
+    add("--fallback_dir", metavar="DIR", help="a copy while the run's folder cannot be written")
     add("--results", metavar="FILE", help="write the results as JSON here too")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")

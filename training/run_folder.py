@@ -1,6 +1,7 @@
 """A run's folder: options, log, checkpoints, and the state that lets it be resumed.
 
 options.json          the flags
+.lock                 which process uses the folder
 log.csv               a row an epoch
 ckpt_last.pth.tar     after the newest epoch; resume from it
 ckpt_step.pth.tar     inside the current epoch, every --save_every minutes; removed at its end
@@ -11,6 +12,7 @@ results.json, curves.png, poses.png   written at the end
 
 import argparse
 import csv
+import io
 import json
 import math
 import time
@@ -21,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.lock import InUseError, holder
+from common.own_json import write_json
 from training import distributed
-from training.checkpoint import Source, load_checkpoint, save_checkpoint
+from training.checkpoint import Source, load_checkpoint, to_bytes
 from training.engine import Position, TrainedEpoch, Training
-from training.run_files import BEST, LAST, OPTIONS, RESULTS, STEP, runs_folder
+from training.find_run import BEST, LAST, LOG, OPTIONS, PICTURES, RESULTS, STEP, runs_folder
+from training.run_files import RunFiles, make_folder
 from training.settings import current_settings, settings_of
 from training.training_state import (
     position_of,
@@ -44,24 +48,12 @@ _BATCHES = ("batch_size", "seed", "augment", "data_augmentation")
 _SNAPSHOT = "fixed epoch (no choice on test subjects)"
 
 
-def write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _make_folder(parent: Path, name: str | None) -> Path:
     """A new folder of this name, or of the time: runs that start in one second get numbers."""
     now = time.strftime("%Y-%m-%dT%H-%M-%S")
-    for stem in [name] if name else [now, *(f"{now}_{number}" for number in range(2, 100))]:
-        folder = parent / stem
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from error
-    raise UserError(f"{folder} exists: give another --name")
+    if name and (found := holder(parent / name)):
+        raise InUseError(parent / name, "another run", found)
+    return make_folder(parent, [name] if name else [now, *(f"{now}_{n}" for n in range(2, 100))])
 
 
 @dataclass(frozen=True)
@@ -113,8 +105,11 @@ class RunDescription:
 class RunFolder:
     """The records of one training run. Of several processes, only the main one writes.
 
+    At the end of a ``with`` block its folder is free for other processes.
+
     Attributes:
         folder: where it writes.
+        files: writes them; None in a process that is not the main one.
         description: what every checkpoint says of itself: model, dataset, options.
         history: the rows of the log so far.
         last, best: {"epoch": n, "chosen_by": text} and the summary of that epoch's test.
@@ -123,8 +118,17 @@ class RunFolder:
             once they are tested, are the best so far (``start_from_file``).
     """
 
-    def __init__(self, folder: Path, description: RunDescription, snapshot: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        description: RunDescription,
+        snapshot: int,
+        fallback: str | None = None,
+    ) -> None:
         self.folder = folder
+        self.files: RunFiles | None = None
+        if distributed.is_main():
+            self.files = RunFiles(folder, Path(fallback) if fallback else None)
         self.description = description
         self.snapshot = snapshot
         self.history: list[dict[str, Any]] = []
@@ -153,9 +157,9 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be made, or the checkpoint cannot be resumed.
         """
-        parent = runs_folder(args.checkpoint)
+        parent, settings = runs_folder(args.checkpoint), (args.snapshot, args.fallback_dir)
         if source is None:
-            return cls.create(parent, args.name, description, args.snapshot)
+            return cls.create(parent, args.name, description, *settings)
         path, checkpoint = Path(source.path), source.checkpoint
         left = args.epochs - checkpoint.get("epoch", 0)
         if left < 0 or (left == 0 and not _lacks_report(path.parent, checkpoint)):
@@ -168,13 +172,15 @@ class RunFolder:
         same_data = all(
             before.get(key) == description.options[key] for key in _DATA if key in before
         )
-        run = cls._existing(path, checkpoint, description, args.snapshot) if same_data else None
-        run = run or cls.create(parent, args.name, description, args.snapshot)
+        run = cls._existing(path, checkpoint, description, *settings) if same_data else None
+        run = run or cls.create(parent, args.name, description, *settings)
         if same_data:
             _check_position(path, checkpoint, before, description.options)
             run.position = position_of(checkpoint)
             run.history = list(checkpoint.get("history", []))
             run.last, run.best = checkpoint.get("last"), checkpoint.get("best")
+            if run.history:  # its last row may be missing in the file
+                run.save({LOG: run._log()})
         run._start = (checkpoint["epoch"], checkpoint["step"])
         if run.best is None and run.position is None:
             run.untested = ResumedFile.of(path, checkpoint)
@@ -182,7 +188,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, parent: Path, name: str | None, description: RunDescription, snapshot: int
+        cls,
+        parent: Path,
+        name: str | None,
+        description: RunDescription,
+        snapshot: int,
+        fallback: str | None = None,
     ) -> "RunFolder":
         """Make a new folder; its name is the time unless one is given.
 
@@ -191,22 +202,28 @@ class RunFolder:
         """
         if not distributed.is_main():
             return cls(parent, description, snapshot)
-        run = cls(_make_folder(parent, name), description, snapshot)
+        run = cls(_make_folder(parent, name), description, snapshot, fallback)
         write_json(run.folder / OPTIONS, description.options)
         return run
 
     @classmethod
     def _existing(
-        cls, path: Path, checkpoint: dict[str, Any], description: RunDescription, snapshot: int
+        cls,
+        path: Path,
+        checkpoint: dict[str, Any],
+        description: RunDescription,
+        snapshot: int,
+        fallback: str | None,
     ) -> "RunFolder | None":
         """The folder of a run in which a checkpoint lies; None where it lies elsewhere.
 
         Raises:
-            UserError: the folder holds later epochs, which would be lost.
+            UserError: the folder holds later epochs, which would be lost, or is in use.
         """
         folder = path.parent
         if "history" not in checkpoint or not (folder / OPTIONS).is_file():
             return None
+        run = cls(folder, description, snapshot, fallback)
         newest = folder / LAST
         try:
             epoch = load_checkpoint(newest)["epoch"]
@@ -217,7 +234,7 @@ class RunFolder:
                 f"{path} is of epoch {checkpoint['epoch']} and its folder has gone on to "
                 f"{epoch}: resume {newest}, or copy the file elsewhere to start from it"
             )
-        return cls(folder, description, snapshot)
+        return run
 
     @property
     def epoch(self) -> int:
@@ -229,15 +246,29 @@ class RunFolder:
         """Steps done."""
         return self.history[-1]["step"] if self.history else self._start[1]
 
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.folder / LAST
+    def __enter__(self) -> "RunFolder":
+        return self
 
     def start_of(self, epoch: int) -> Position:
         """Where the training of an epoch begins: inside it, where the run was stopped there."""
         if self.position and self.position.epoch == epoch:
             return self.position
         return Position(epoch, self.step)
+
+    def __exit__(self, *_: object) -> None:
+        if self.files:
+            self.files.release()
+
+    def save(self, files: dict[str, bytes]) -> None:
+        """Write files to the run's folder, see ``RunFiles.save``. After the last epoch the report
+        says what could not be written; before, a warning does."""
+        self.save_at({self.folder / name: content for name, content in files.items()})
+
+    def save_at(self, files: dict[Path, bytes]) -> None:
+        """As ``save``, of files that may lie elsewhere."""
+        if self.files:
+            is_over = self.epoch >= self.description.options.get("epochs", math.inf)
+            self.files.save(files, warn=not is_over)
 
     def seconds(self) -> float:
         """Time spent on training and testing, all epochs together."""
@@ -250,10 +281,10 @@ class RunFolder:
         chosen_by = f"{self.untested.name} as it was resumed, tested before any further epoch"
         self.best = {"epoch": self.epoch, "chosen_by": chosen_by, **summary}
         self.untested = None
-        if distributed.is_main():
+        if self.files:
             row = {"epoch": self.epoch, "step": self.step, "lr": lr, **summary}
             state = self._state(row, training_state)
-            save_checkpoint(self.folder / BEST, state | {"chosen_by": chosen_by})
+            self.save({BEST: to_bytes(state | {"chosen_by": chosen_by})})
 
     def finish_epoch(
         self, trained: TrainedEpoch, summary: dict[str, Any], training_state: dict[str, Any]
@@ -280,8 +311,10 @@ class RunFolder:
         is_best = self.best is None or summary["mpjpe_mm"] < self.best["mpjpe_mm"]
         if is_best:
             self.best = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[BEST], **summary}
-        if distributed.is_main():
-            self._save(row, is_best, training_state)
+        if self.files:
+            self.save(self._files_of_epoch(row, is_best, training_state))
+            if self.files.is_saved(self.folder / LAST):
+                self.files.remove(self.folder / STEP)
         return is_best
 
     def save_step(self, at: Position, training_state: dict[str, Any]) -> None:
@@ -290,12 +323,12 @@ class RunFolder:
         Args:
             training_state: with the position.
         """
-        if not distributed.is_main():
+        if not self.files:
             return
         chosen_by = f"batch {at.batches} of epoch {at.epoch} (no choice on test subjects)"
         row = {"epoch": self.epoch, "step": at.step, "lr": None, "mpjpe_mm": None}
         state = self._state(row, training_state)
-        save_checkpoint(self.folder / STEP, state | {"chosen_by": chosen_by})
+        self.save({STEP: to_bytes(state | {"chosen_by": chosen_by})})
 
     def _state(self, row: dict[str, Any], training_state: dict[str, Any]) -> dict[str, Any]:
         """What every checkpoint holds, but for why it was chosen."""
@@ -311,26 +344,27 @@ class RunFolder:
             "best": self.best,
         }
 
-    def _save(self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]) -> None:
-        state = self._state(row, training_state)
+    def _files_of_epoch(
+        self, row: dict[str, Any], is_best: bool, training_state: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """The log and the checkpoints of an epoch, in the order in which they are written."""
+        state, files = self._state(row, training_state), {}
         if is_best:
-            save_checkpoint(self.folder / BEST, state | {"chosen_by": CHOSEN_BY[BEST]})
+            files[BEST] = to_bytes(state | {"chosen_by": CHOSEN_BY[BEST]})
         if self.snapshot and row["epoch"] % self.snapshot == 0:
-            path = self.folder / f"ckpt_epoch_{row['epoch']:03d}.pth.tar"
-            save_checkpoint(path, state | {"chosen_by": _SNAPSHOT})
-        save_checkpoint(self.folder / LAST, state | {"chosen_by": CHOSEN_BY[LAST]})
-        (self.folder / STEP).unlink(missing_ok=True)
-        self._write_log()
+            name = f"ckpt_epoch_{row['epoch']:03d}.pth.tar"
+            files[name] = to_bytes(state | {"chosen_by": _SNAPSHOT})
+        files[LAST] = to_bytes(state | {"chosen_by": CHOSEN_BY[LAST]})
+        files[LOG] = self._log()
+        return files
 
-    def _write_log(self) -> None:
-        with (
-            atomic_write(self.folder / "log.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            columns = dict.fromkeys(name for row in self.history for name in row)
-            writer = csv.DictWriter(stream, fieldnames=[*columns], restval=0)
-            writer.writeheader()
-            writer.writerows(self.history)
+    def _log(self) -> bytes:
+        stream = io.StringIO(newline="")
+        columns = dict.fromkeys(name for row in self.history for name in row)
+        writer = csv.DictWriter(stream, fieldnames=[*columns], restval=0)
+        writer.writeheader()
+        writer.writerows(self.history)
+        return stream.getvalue().encode()
 
 
 def _check_position(
@@ -356,9 +390,17 @@ def _check_position(
 
 
 def _lacks_report(folder: Path, checkpoint: dict[str, Any]) -> bool:
-    """Whether a run was cut off between its last epoch and its results."""
-    is_run = bool(checkpoint.get("history")) and (folder / OPTIONS).is_file()
-    return is_run and not (folder / RESULTS).exists()
+    """Whether a run was cut off between its last epoch and the end of its report. The results may
+    be those of an earlier end, before the run went on."""
+    if not checkpoint.get("history") or not (folder / OPTIONS).is_file():
+        return False
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["results"]
+        reported = results["last"]["epoch"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return True
+    there = all((folder / name).exists() for name in (LOG, *PICTURES))
+    return not there or reported != checkpoint["epoch"]
 
 
 def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ from data.datasets import DATASETS
 from data.pose_dataset import select_actions
 from models.build import DEFAULT, MODELS, default_arguments
 from training.checkpoint import Source
+from training.find_run import find_run, runs_folder
 from training.published_flags import inert_names, warning_of_inert_flags
 from training.published_settings import baseline_settings, published_settings, script_of
-from training.run_files import find_run, runs_folder
 from training.run_flags import CALL_FLAGS
 
 # Arguments of networks; those that are settings too choose the network.

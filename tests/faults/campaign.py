@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.distributed import TCPStore
 
-from training.run_files import LAST, STEP, checkpoints_in
+from training.find_run import LAST, STEP, checkpoints_in
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_EVERY = 0.002  # minutes: a tenth of a second, so that most kills find a save behind them

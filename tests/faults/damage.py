@@ -29,7 +29,7 @@ EPOCHS = "4"
 
 def main() -> None:
     script, run, folder, times, seed = sys.argv[1:]
-    report.save_curves = report._draw_poses = lambda *args: None
+    report.save_curves = report._draw_poses = lambda path, *args: path.touch()
     found = damage_files(
         importlib.import_module(script.removesuffix(".py")).main,
         Path(run), Path(folder), int(times), random.Random(int(seed)),
