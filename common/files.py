@@ -86,6 +86,11 @@ def check_writable(folder: Path) -> None:
             file.write(bytes(4096))
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is one that ``atomic_write`` had not finished."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
 def clear_partials(folder: Path) -> None:
     """Remove the temporary files that dead processes left in a folder."""
     with suppress(OSError):

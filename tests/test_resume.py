@@ -91,3 +91,18 @@ def test_auto_starts_anew_and_then_goes_on(call, tmp_path):
     graph = ["-k", "gt", "-j", 16, "--pro_train", 1, "-e", 1]
     status, out, _ = call(main_graph.main, *SLICE, *graph, "-c", tmp_path, "--resume", "auto")
     assert status == 0 and "so this is a new one" in out
+
+
+def test_auto_takes_the_folder_of_a_run_that_had_no_checkpoint_yet(call, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "options.json").write_text("{}")
+    (folder / ".4194305.partial.ckpt_step.pth.tar").write_bytes(b"half")
+    flags = [*FLAGS, "-c", tmp_path, "--name", "run", "-e", 1]
+    assert call(main_gcn.main, *flags)[0] == 2  # without auto a folder is not taken
+    (folder / "notes.txt").write_text("of somebody")
+    status, _, err = call(main_gcn.main, *flags, "--resume", "auto")
+    assert status == 2 and "exists: give another --name" in err
+    (folder / "notes.txt").unlink()
+    assert call(main_gcn.main, *flags, "--resume", "auto")[0] == 0
+    assert not list(folder.glob(".*partial*")) and (folder / LAST).is_file()

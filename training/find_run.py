@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.files import is_partial
+from common.lock import LOCK
 from training.published_settings import script_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -11,6 +13,7 @@ LAST, BEST, RESULTS = "ckpt_last.pth.tar", "ckpt_best.pth.tar", "results.json"
 STEP = "ckpt_step.pth.tar"
 OPTIONS, LOG = "options.json", "log.csv"
 PICTURES = CURVES, POSES = "curves.png", "poses.png"
+NO_RUN = ""  # what "--resume auto" stands for where there is no run
 
 
 def runs_folder(checkpoint: str | None) -> Path:
@@ -42,6 +45,14 @@ def find_run(parent: Path, name: str | None, script: str) -> Path | None:
         if any(checkpoints_in(folder)) and _is_of(folder, script)
     }
     return max(ages, key=ages.get, default=None)
+
+
+def is_empty_run(folder: Path) -> bool:
+    """Whether a folder has nothing but what a run writes before its first checkpoint."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return all(name in (OPTIONS, LOCK) or is_partial(name) for name in names)
 
 
 def _is_of(folder: Path, script: str) -> bool:

@@ -28,7 +28,18 @@ from common.own_json import write_json
 from training import distributed
 from training.checkpoint import Source, load_checkpoint, to_bytes
 from training.engine import Position, TrainedEpoch, Training
-from training.find_run import BEST, LAST, LOG, OPTIONS, PICTURES, RESULTS, STEP, runs_folder
+from training.find_run import (
+    BEST,
+    LAST,
+    LOG,
+    NO_RUN,
+    OPTIONS,
+    PICTURES,
+    RESULTS,
+    STEP,
+    is_empty_run,
+    runs_folder,
+)
 from training.run_files import RunFiles, make_folder
 from training.settings import current_settings, settings_of
 from training.training_state import (
@@ -48,11 +59,17 @@ _BATCHES = ("batch_size", "seed", "augment", "data_augmentation")
 _SNAPSHOT = "fixed epoch (no choice on test subjects)"
 
 
-def _make_folder(parent: Path, name: str | None) -> Path:
-    """A new folder of this name, or of the time: runs that start in one second get numbers."""
+def _make_folder(parent: Path, name: str | None, starts_again: bool) -> Path:
+    """A new folder of this name, or of the time: runs that start in one second get numbers.
+
+    Args:
+        starts_again: take the folder of a run that ended before its first checkpoint.
+    """
     now = time.strftime("%Y-%m-%dT%H-%M-%S")
     if name and (found := holder(parent / name)):
         raise InUseError(parent / name, "another run", found)
+    if starts_again and name and is_empty_run(parent / name):
+        return parent / name
     return make_folder(parent, [name] if name else [now, *(f"{now}_{n}" for n in range(2, 100))])
 
 
@@ -159,7 +176,8 @@ class RunFolder:
         """
         parent, settings = runs_folder(args.checkpoint), (args.snapshot, args.fallback_dir)
         if source is None:
-            return cls.create(parent, args.name, description, *settings)
+            again = args.resume == NO_RUN
+            return cls.create(parent, args.name, description, *settings, starts_again=again)
         path, checkpoint = Path(source.path), source.checkpoint
         left = args.epochs - checkpoint.get("epoch", 0)
         if left < 0 or (left == 0 and not _lacks_report(path.parent, checkpoint)):
@@ -194,15 +212,19 @@ class RunFolder:
         description: RunDescription,
         snapshot: int,
         fallback: str | None = None,
+        starts_again: bool = False,
     ) -> "RunFolder":
         """Make a new folder; its name is the time unless one is given.
+
+        Args:
+            starts_again: take the folder of a run that ended before its first checkpoint.
 
         Raises:
             UserError: the folder exists or cannot be made.
         """
         if not distributed.is_main():
             return cls(parent, description, snapshot)
-        run = cls(_make_folder(parent, name), description, snapshot, fallback)
+        run = cls(_make_folder(parent, name, starts_again), description, snapshot, fallback)
         write_json(run.folder / OPTIONS, description.options)
         return run
 

@@ -18,7 +18,7 @@ from data.datasets import DATASETS
 from data.pose_dataset import select_actions
 from models.build import DEFAULT, MODELS, default_arguments
 from training.checkpoint import Source
-from training.find_run import find_run, runs_folder
+from training.find_run import NO_RUN, find_run, runs_folder
 from training.published_flags import inert_names, warning_of_inert_flags
 from training.published_settings import baseline_settings, published_settings, script_of
 from training.run_flags import CALL_FLAGS
@@ -63,7 +63,7 @@ def read_flags(
     if args.resume == "auto":
         run = find_run(runs_folder(args.checkpoint), args.name, script)
         print(f"--resume auto: {run or 'there is no run, so this is a new one'}")
-        argv = [*(sys.argv[1:] if argv is None else argv), "--resume", str(run or "")]
+        argv = [*(sys.argv[1:] if argv is None else argv), "--resume", str(run or NO_RUN)]
         args = parse(argv)
     source = load(args)
     starts_anew = getattr(args, "pro_train", 0) and not (args.evaluate or args.resume)

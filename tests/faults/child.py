@@ -60,8 +60,7 @@ def _with_fault(module: ModuleType, build: Callable, fault: str, *arguments: Any
         case ["kill", "event"]:
             sys.addaudithook(partial(_die_at_event, itertools.count(1), int(moment)))
         case ["kill", "half"]:
-            writes = itertools.count(1)
-            Path.write_bytes = partial(_die_in_write, Path.write_bytes, writes, int(moment))
+            _die_in_write(int(moment))
         case ["full"]:
             _fill_disk(int(moment))
         case ["term", "step"]:
@@ -81,13 +80,16 @@ def _die_at_event(count: itertools.count, number: int, event: str, arguments: tu
         _die()
 
 
-def _die_in_write(
-    write: Callable, count: itertools.count, number: int, path: Path, content: bytes
-) -> int:
-    if next(count) != number:
+def _die_in_write(number: int) -> None:
+    write, count = Path.write_bytes, itertools.count(1)
+
+    def write_half_at_last(path: Path, content: bytes) -> int:
+        if next(count) == number:
+            write(path, content[: len(content) // 2])
+            _die()
         return write(path, content)
-    write(path, content[: len(content) // 2])
-    return _die()
+
+    Path.write_bytes = write_half_at_last
 
 
 def _fill_disk(free: int) -> None:
