@@ -25,6 +25,7 @@ from common.files import atomic_write
 from training import distributed
 from training.checkpoint import Source, load_checkpoint, save_checkpoint
 from training.engine import TrainedEpoch, Training
+from training.run_flags import warn_of_unused_place
 from training.settings import current_settings, settings_of
 from training.training_state import restore_training_state
 
@@ -162,6 +163,8 @@ class RunFolder:
             before.get(key) == description.options[key] for key in _DATA if key in before
         )
         run = cls._existing(path, checkpoint, description, args.snapshot) if same_data else None
+        if run:
+            warn_of_unused_place(args, run.folder)
         run = run or cls.create(parent, args.name, description, args.snapshot)
         if same_data:
             run.history = list(checkpoint.get("history", []))
