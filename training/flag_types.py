@@ -7,7 +7,7 @@ from typing import Any
 
 from common.parser import Parser
 
-_MOST = 1e30  # of any number: float32 computes with it, and with its square root's products
+_MOST = 1e30  # of any number: float32 ends at 3.4e38
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks and other controls
 
 
