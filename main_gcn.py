@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_gcn, load_source, argv)
     check_results_file(args.results)
     device = select_device(args.device, args.deterministic)
-    check_weights_fit(args, SCRIPT, trains=not args.evaluate, device=device)
+    check_weights_fit(args, SCRIPT, source, trains=not args.evaluate, device=device)
     torch.manual_seed(args.seed)
     lifter = build_lifter(args, SCRIPT, source).to(device)
     *train_set, test_set = load_data(args, with_training=not args.evaluate, device=device)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_graph, load_source, argv)
     check_results_file(args.results)
     device = select_device(args.device, args.deterministic)
-    check_weights_fit(args, SCRIPT, trains=not is_test(args), device=device)
+    check_weights_fit(args, SCRIPT, source, trains=not is_test(args), device=device)
     torch.manual_seed(args.seed)
     refined = uses_refinement(args, source)
     lifter = build_lifter(args, SCRIPT, source, refined).to(device)

@@ -13,6 +13,7 @@ from common.memory import refuse_too_large
 from data.pose_dataset import PoseLoader
 from models.build import build_model
 from models.costs import count_activation_bytes, count_parameters
+from training.checkpoint import Source, build_saved
 from training.lifter import Lifter
 from training.settings import model_arguments
 
@@ -22,15 +23,26 @@ _REMEDY = "give a smaller --hid_dim or --num_layers"
 
 
 def check_weights_fit(
-    args: argparse.Namespace, script: str, trains: bool, device: torch.device
+    args: argparse.Namespace,
+    script: str,
+    source: Source | None,
+    trains: bool,
+    device: torch.device,
 ) -> None:
     """Refuse the network of the flags if its weights, in training with their gradients, the state
     of the optimiser and their average, are more than the device or the CPU can hold.
 
+    Args:
+        source: the checkpoint that the flags follow, if any.
+
     Raises:
-        UserError: they are more.
+        UserError: they are more, or the checkpoint holds a network that cannot be built.
     """
-    network = build_model(model_arguments(args, script), device="meta")
+    arguments = model_arguments(args, script)
+    if source:
+        network = build_saved(source.path, arguments, device="meta")
+    else:
+        network = build_model(arguments, device="meta")
     weights = _weights(network)
     needed = weights + (_training_bytes(args, script, network) if trains else 0)
     what = f"a network of {count_parameters(network):,} parameters"
