@@ -7,6 +7,8 @@ python main_gcn.py --resume CKPT          go on where a run stopped
 torchrun --nproc_per_node=N main_gcn.py   the same on N devices, see docs/scaling.md
 """
 
+import common.start  # isort: split
+
 import argparse
 from collections.abc import Callable, Sequence
 
@@ -24,6 +26,7 @@ from training.checkpoint import Source, load_checkpoint
 from training.engine import Outlook, Training, evaluate, train_one_epoch
 from training.lifter import Lifter, build_lifter
 from training.load_data import evaluation_loader, load_data, training_loader
+from training.memory_need import check_step_fits, check_weights_fit
 from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
 from training.report import (
@@ -37,7 +40,7 @@ from training.report import (
 )
 from training.resume import source_to_resume
 from training.run_folder import RunDescription, RunFolder
-from training.schedule import exponential_rate, learning_rate
+from training.schedule import learning_rate
 from training.settings import departures, read_flags, settings_of
 from training.training_state import training_state
 from training.weight_average import WeightAverage
@@ -47,11 +50,13 @@ SCRIPT = "main_gcn"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_gcn, load_source, argv)
-    check_outputs(args, trains=not args.evaluate)
-    device = select_device(args.device)
+    trains = not args.evaluate
+    check_outputs(args, trains)
+    device = select_device(args.device, args.deterministic)
+    check_weights_fit(args, SCRIPT, source, trains, device)
     torch.manual_seed(args.seed)
     lifter = build_lifter(args, SCRIPT, source).to(device)
-    *train_set, test_set = load_data(args, with_training=not args.evaluate, device=device)
+    *train_set, test_set = load_data(args, with_training=trains, device=device)
     lifter.check_data(test_set)
     if args.evaluate:
         test(args, lifter, test_set, source)
@@ -86,6 +91,7 @@ def train(
     """Train to the last epoch, test after each one, and report."""
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
     loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
+    check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
     pose_of = lifter.with_networks(training.tested_networks()).tested_pose
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
@@ -115,12 +121,11 @@ def train(
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:
     """Optimiser, learning rate and running average of the flags, and the loss below."""
     networks = lifter.networks()
-    published = exponential_rate(args.lr, args.lr_gamma, args.lr_decay)
     return Training(
         networks,
         loss=loss_of(args, lifter),
         optimizer=build_optimizer(networks.values(), args),
-        rate=learning_rate(args, published, epoch_steps),
+        rate=learning_rate(args, epoch_steps),
         max_norm=args.max_norm or None,
         amp=args.amp,
         average=WeightAverage(networks, args.ema) if args.ema else None,

@@ -8,6 +8,8 @@ python main_graph.py --pro_train 1 --post_refine --module_gcn_reload 1 --previou
     --save_model 1 --save_dir ./ckpt_refined --nepoch 2 train network and refinement from there
 """
 
+import common.start  # isort: split
+
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from training.checkpoint import Source
 from training.engine import Outlook, Training, evaluate, train_one_epoch
 from training.lifter import Lifter, build_lifter, check_cameras
 from training.load_data import evaluation_loader, load_data, training_loader
+from training.memory_need import check_step_fits, check_weights_fit
 from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
 from training.published_files import ModelFiles, load_model_file, load_model_folder
@@ -44,7 +47,7 @@ from training.report import (
 )
 from training.resume import source_to_resume
 from training.run_folder import RunDescription, RunFolder
-from training.schedule import learning_rate, step_rate
+from training.schedule import learning_rate
 from training.settings import departures, read_flags, settings_of
 from training.training_state import training_state
 from training.weight_average import WeightAverage
@@ -54,12 +57,14 @@ SCRIPT = "main_graph"
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, source = read_flags(SCRIPT, opt.parse_graph, load_source, argv)
-    check_outputs(args, trains=not is_test(args))
-    device = select_device(args.device)
+    trains = not is_test(args)
+    check_outputs(args, trains)
+    device = select_device(args.device, args.deterministic)
+    check_weights_fit(args, SCRIPT, source, trains, device)
     torch.manual_seed(args.seed)
     refined = uses_refinement(args, source)
     lifter = build_lifter(args, SCRIPT, source, refined).to(device)
-    *train_set, test_set = load_data(args, with_training=not is_test(args), device=device)
+    *train_set, test_set = load_data(args, with_training=trains, device=device)
     lifter.check_data(test_set)
     if args.show_root:
         check_cameras(test_set, "leave out --show_root")
@@ -137,6 +142,7 @@ def train(
     """Train to the last epoch, test after each one, and report."""
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
     loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
+    check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
     description = RunDescription.of(args, lifter.arguments, train_set.subjects)
@@ -174,12 +180,11 @@ def train(
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:
     """Optimiser, learning rate and running average of the flags, and the loss below."""
     networks = lifter.networks()
-    published = step_rate(args.lr, args.lr_decay, args.large_decay_epoch)
     return Training(
         networks,
         loss=loss_of(args, lifter),
         optimizer=build_optimizer(networks.values(), args, amsgrad=True),
-        rate=learning_rate(args, published, epoch_steps),
+        rate=learning_rate(args, epoch_steps),
         max_norm=args.max_norm or None,
         amp=args.amp,
         average=WeightAverage(networks, args.ema) if args.ema else None,

@@ -210,13 +210,13 @@ def parse_graph(
 
 def _data_flags(add: Add) -> None:
     add("-d", "--dataset", choices=sorted(DATASETS), help="data set; hdm05 comes with the program")
-    add("-k", "--keypoints", metavar="NAME",
+    add("-k", "--keypoints", type=types.one_line, metavar="NAME",
         help="whose 2D joints: gt; noisy, made noise on gt; or a detector's name as in its file")
     add("-a", "--actions", type=types.names, metavar="LIST",
         help="actions to train and test on, separated by commas; * is all")
     add("--downsample", type=types.positive_int, metavar="K",
         help="keep every K-th frame of a sequence, in training and test")
-    add("--dataset_dir", "--root_path", metavar="DIR",
+    add("--dataset_dir", "--root_path", type=types.one_line, metavar="DIR",
         help="folder of the npz files (default: dataset/ beside the scripts)")
     add("--check_data", action=Switch, default=True,
         help="refuse joints that cannot be right: wrong order, sides, units, cameras or axes")
@@ -225,8 +225,8 @@ def _data_flags(add: Add) -> None:
 def _size_flags(add: Add) -> None:
     add("--model", choices=sorted(MODELS),
         help="mgcn, or a baseline with its published settings (--model X --help shows them)")
-    add("-l", "--num_layers", type=types.positive_int, metavar="L", help="residual blocks")
-    add("-z", "--hid_dim", type=types.even_int, metavar="C", help="channels, an even number")
+    add("-l", "--num_layers", type=types.whole(1, 1000), metavar="L", help="residual blocks")
+    add("-z", "--hid_dim", type=types.channels, metavar="C", help="channels, an even number")
     add("--dropout", type=types.fraction, metavar="P", help="dropout after each block")
 
 
@@ -239,11 +239,11 @@ def _ablation_flags(add: Add) -> None:
     add("--adj_modulation", choices=ADJ_MODULATIONS,
         help="learned adjacency: A alone, A + Q (the paper's), A o (1 + Q), A + U V^T of --rank, "
         "or Q alone")
-    add("--rank", type=types.positive_int, metavar="R", help="columns of U and V in lowrank")
+    add("--rank", type=types.whole(1, 256), metavar="R", help="columns of U and V in lowrank")
     add("--adj_symmetric", action=Switch, help="make the adjacency symmetric (the paper's)")
     add("--decouple_self", action=Switch,
         help="a weight for a joint itself beside that for its neighbours (the paper's)")
-    add("--hops", type=types.positive_int, metavar="K",
+    add("--hops", type=types.whole(1, 16), metavar="K",
         help="reach of a layer along bones, with weights of its own for each hop (the paper's: 1)")
     add("--adj_l1", type=types.non_negative, metavar="LAMBDA",
         help="adds LAMBDA times the L1 norm of Q, summed over layers, to the loss (published: 0)")
@@ -261,7 +261,7 @@ def _training_flags(add: Add) -> None:
         help="main term of the loss; smooth_l1 is quadratic below 10 mm")
     add("--max_weight_norm", type=types.non_negative, metavar="X",
         help="martinez, vp3d: limit the weights into each unit to this norm; 0 does not limit")
-    add("--seed", type=types.natural, help="of the first weights, the order of poses and dropout")
+    add("--seed", type=types.seed, help="of the first weights, the order of poses and dropout")
 
 
 def _recipe_flags(add: Add, schedule: str) -> None:
@@ -316,10 +316,11 @@ def _weights_flags(add: Add) -> None:
     for name, what in (("module_gcn", "the network"), ("post_refine", "the refinement")):
         add(f"--{name}_reload", type=int, choices=(0, 1),
             help=f"1 starts from {what} of --previous_dir")
-        add(f"--{name}_model", metavar="FILE",
+        add(f"--{name}_model", type=types.one_line, metavar="FILE",
             help=f"which file there, if there are several of {what}")
-    add("--previous_dir", metavar="DIR",
+    add("--previous_dir", type=types.one_line, metavar="DIR",
         help="folder of model_module_gcn_*.pth and model_post_refine_*.pth")
     add("--save_model", type=int, choices=(0, 1),
         help="1 saves the best under those names in --save_dir")
-    add("--save_dir", metavar="DIR", help="see --save_model (default: the run's folder)")
+    add("--save_dir", type=types.one_line, metavar="DIR",
+        help="see --save_model (default: the run's folder)")

@@ -13,6 +13,8 @@ The output has ``poses_3d`` (T, J, 3) in metres, camera space (x right, y down, 
 to the hip; and ``joints``, the names of the joints.
 """
 
+import common.start  # isort: split
+
 import argparse
 import json
 import math
@@ -33,6 +35,7 @@ from common.progress import follow
 from common.skeleton import Skeleton
 from common.visualize import check_picture_name, save_predictions
 from training.acceleration import select_device
+from training.flag_types import whole
 from training.lifter import Lifter, load_lifter
 
 _BATCH_SIZE = 4096
@@ -72,8 +75,10 @@ def _build_parser() -> Parser:
     parser.add_argument(
         "keypoints", metavar="KEYPOINTS", help="npy, npz or JSON file: (T, J, 2) pixels"
     )
-    parser.add_argument("--width", type=int, required=True, help="width of the images in pixels")
-    parser.add_argument("--height", type=int, required=True, help="height of the images in pixels")
+    for size in ("width", "height"):
+        parser.add_argument(
+            f"--{size}", type=whole(1, 10**6), required=True, help=f"{size} of the images in pixels"
+        )
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument(
         "--fov",
@@ -112,8 +117,6 @@ def _build_parser() -> Parser:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = _build_parser().parse_args(argv)
-    if min(args.width, args.height) < 1:
-        raise UserError("--width and --height: give whole numbers from 1")
     if args.picture:
         check_picture_name("--picture", args.picture)
     return args

@@ -27,6 +27,8 @@ from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import common.start  # isort: split
+
 from common.errors import UserError, run_script
 from common.extras import require
 from common.files import atomic_write

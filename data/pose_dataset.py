@@ -23,7 +23,7 @@ from common.camera import (
     world_to_camera,
 )
 from common.errors import UserError
-from common.memory import trim_memory
+from common.memory import refuse_too_large, trim_memory
 from common.skeleton import H36M_16, Skeleton
 from data.augment import Augmentation
 from data.cameras import Camera
@@ -130,6 +130,11 @@ class PoseDataset:
 
     def __len__(self) -> int:
         return len(self.targets_3d)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensors in bytes."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
 
     def to(self, device: torch.device) -> "PoseDataset":
         """The same poses on another device."""
@@ -483,6 +488,9 @@ class _DatasetBuilder:
         missing = self._missing(subjects)
         cameras = {subject: self.info.cameras(subject) for subject in subjects}
         total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
+        size = total * sum(tensor.nbytes for tensor in self._empty_tensors(1).values())
+        remedy = "give a larger --downsample, or fewer --actions"
+        refuse_too_large(size, torch.device("cpu"), f"a data set of {total:,} poses", remedy)
         tensors = self._empty_tensors(total)
         start = 0
         for number, (subject, name, frames) in enumerate(clips):

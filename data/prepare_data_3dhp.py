@@ -15,9 +15,11 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import common.start  # isort: split
+
+import numpy as np
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing

@@ -16,9 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import common.start  # isort: split
+
+import numpy as np
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing

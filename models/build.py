@@ -4,6 +4,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from common.skeleton import SKELETONS
@@ -28,17 +29,20 @@ def model_class(name: str) -> type[nn.Module]:
     return getattr(import_module(f"models.{module}"), class_name)
 
 
-def build_model(arguments: dict[str, Any]) -> nn.Module:
+def build_model(arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
     """Build the network of ``arguments``, with first weights.
 
     Args:
         arguments: ``joints`` (16 or 17), ``name`` (of ``MODELS``; ``DEFAULT`` if it is missing),
             and arguments of that class. ``camera_rays`` and ``root_view`` say what the network is
             given; they are ignored here.
+        device: of the weights; "meta" gives their shapes only, and takes no memory.
     """
     model = model_class(arguments.get("name", DEFAULT))
     own = {key: value for key, value in arguments.items() if key not in _NOT_OF_CLASS}
-    return model(SKELETONS[arguments["joints"]].adjacency(), **own)
+    adjacency = SKELETONS[arguments["joints"]].adjacency()
+    with torch.device(device):
+        return model(adjacency, **own)
 
 
 def default_arguments(name: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What a network costs: its parameters, and the multiply-adds of one forward pass."""
+"""What a network costs: its parameters, the multiply-adds of one forward pass, and the activations
+that training keeps."""
 
 from typing import Any
 
@@ -23,6 +24,39 @@ def count_multiply_adds(model: nn.Module, *inputs: Tensor) -> int:
         model.eval()(*inputs)
     model.train(training)
     return counter.get_total_flops() // 2
+
+
+@torch.enable_grad()
+def count_activation_bytes(model: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that a training step keeps for the gradient, for each element of the batch ``inputs``.
+
+    They are counted in two forward passes at test, which draw nothing and change no statistic:
+    what only training keeps, as the mask of a dropout, is left out.
+
+    Args:
+        inputs: with a batch of one; views of it make the second pass.
+    """
+    training = model.training
+    model.eval()
+    one, two = (_kept_bytes(model, *(x.expand(n, *x.shape[1:]) for x in inputs)) for n in (1, 2))
+    model.train(training)
+    return two - one
+
+
+def _kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
+    """Bytes of the memory that the graph of ``model(*inputs)`` holds on to, weights too."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        graph = model(*inputs)  # alive until the sum is taken, so that no address is used twice
+    total = sum(kept.values())
+    del graph
+    return total
 
 
 def _flop_of_mv(matrix: torch.Size, vector: torch.Size, **kwargs: Any) -> int:

@@ -1,5 +1,7 @@
 """Devices, and torch.compile where there is no compiler."""
 
+import os
+
 import pytest
 import torch
 
@@ -23,8 +25,26 @@ def test_devices(monkeypatch):
     for there, found in ((False, "cpu"), (True, "cuda")):
         with monkeypatch.context() as patch:
             patch.setattr("torch.cuda.is_available", lambda there=there: there)
-            patch.setattr("torch.empty", lambda size, device: None)  # so no GPU is needed
+            patch.setattr("torch.zeros", lambda size, device: torch.ones(size))  # needs no GPU
             assert select_device("auto").type == found
     for name in ("tpu9", "cuda:99"):
         with pytest.raises(UserError, match="--device"):
             select_device(name)
+
+
+def test_deterministic_is_said_before_cuda_starts_and_leaves_a_cpu_alone(monkeypatch):
+    said = []
+
+    def start(size, device):
+        said.append(f"{device.type} starts, {os.environ.get('CUBLAS_WORKSPACE_CONFIG')}")
+        return torch.ones(size)
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr("torch.zeros", start)
+    monkeypatch.setattr("torch.use_deterministic_algorithms", lambda on: said.append(on))
+    select_device("cpu", deterministic=True)
+    select_device("cuda", deterministic=False)
+    assert said == ["cpu starts, None", "cuda starts, None"]
+    select_device("cuda", deterministic=True)
+    assert said[2:] == [True, "cuda starts, :4096:8"]
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")  # what was set in this process

@@ -35,6 +35,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -49,9 +50,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import common.start  # isort: split
+
+from tqdm import tqdm
 
 import opt
 from common.errors import UserError, run_script
@@ -73,6 +76,7 @@ _SCRIPTS = {
     "main_gcn.py": (opt.parse_gcn, []),
     "main_graph.py": (opt.parse_graph, ["--pro_train=1"]),
 }
+_FLAG = re.compile(r"[A-Za-z]\w*")  # what stands behind -- in a command
 _KEYS = {"script": str, "flags": dict, "rows": dict, "grid": dict, "seeds": list}
 # Flags that the sweep sets itself, or that would make all runs write to one folder.
 _OWN_FLAGS = (*CALL_FLAGS, "seed", "save_dir")
@@ -86,6 +90,7 @@ _DATASET_FLAGS = (
 _MARK = "<!-- made by modulated-gcn tools/sweep.py -->"
 _TABLE_HEAD = "| row | n | parameters |"
 _COLUMNS = "row,n,planned,"
+_MOST_ROWS = 100_000  # of a grid
 _STOP_SECONDS = 20.0  # time for a run to end after SIGINT, before it is killed
 
 
@@ -127,6 +132,8 @@ def read_spec(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: its brackets are nested too deeply for a SPEC") from error
     if not isinstance(spec, dict):
         raise UserError(f"{path}: a JSON object expected, see tools/sweep.py --help")
     for key, value in spec.items():
@@ -180,6 +187,8 @@ def _combinations(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]
         raise UserError(f'{path}: give lists of values in the grid, like {{"hid_dim": [64, 128]}}')
     if not grid:
         return {}
+    if (count := math.prod(map(len, grid.values()))) > _MOST_ROWS:
+        raise UserError(f"{path}: the grid has {count:,} rows, more than {_MOST_ROWS:,}")
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return {", ".join(f"{key} {value}" for key, value in c.items()): c for c in choices}
 
@@ -207,6 +216,8 @@ def _jobs(row: str, script: str, flags: dict[str, Any], seeds: Sequence[int]) ->
 def _as_arguments(flags: dict[str, Any]) -> Iterator[str]:
     """Flags of a SPEC as command-line arguments."""
     for name, value in flags.items():
+        if not _FLAG.fullmatch(name) or name == "help":
+            raise UserError(f"{name!r} is no setting: take it out")
         if isinstance(value, bool):
             yield f"--{name}" if value else f"--no-{name}"
         elif isinstance(value, (int, float, str)):

@@ -14,9 +14,13 @@ from common.memory import keep_freed_memory
 from training import distributed
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, deterministic: bool = False) -> torch.device:
     """The device of ``--device``: "auto" is the first CUDA device where there is one, else the CPU.
     Each of several processes gets a CUDA device of its own.
+
+    Args:
+        deterministic: on CUDA, only computations that give the same bits each time; it holds for
+            the whole process, and has to be said before CUDA starts. On the CPU all are such.
 
     Raises:
         UserError: no such device on this machine.
@@ -25,9 +29,13 @@ def select_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().split("\n")[0]
+        if deterministic and device.type == "cuda":
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        torch.zeros(1, device=device).cpu()  # meta makes tensors, but without values
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0][:100]
         raise UserError(f"--device {name} is not available here ({reason}): try cpu") from error
     return distributed.own_device(device)
 

@@ -190,14 +190,14 @@ def _flag(name: str, value: Any) -> str:
     return f"--{name} {value}"
 
 
-def build_saved(path: str | Path, arguments: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint's arguments, with first weights.
+def build_saved(path: str | Path, arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """The network of a checkpoint's arguments, see ``build_model``.
 
     Raises:
         UserError: there is no such network.
     """
     try:
-        return build_model(arguments)
+        return build_model(arguments, device)
     except (
         LookupError, TypeError, ValueError, ImportError, AttributeError, ArithmeticError,
         RuntimeError, MemoryError,

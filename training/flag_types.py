@@ -1,45 +1,70 @@
 """The types of flags, which turn the text of a command line into a value; and their groups."""
 
 import argparse
-import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.parser import Parser
 
+_MOST = 1e30  # of any number: float32 ends at 3.4e38
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line breaks and other controls
+
+
+def _wrong(expected: str, text: str) -> argparse.ArgumentTypeError:
+    shown = repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
+    return argparse.ArgumentTypeError(f"{expected} expected, not {shown}")
+
 
 def _number(convert: Callable[[str], Any], accept: Callable[[Any], bool], what: str) -> Callable:
     def parse(text: str) -> Any:
         try:
-            value = convert(text)
-            if math.isfinite(value) and accept(value):
+            value = convert(text)  # int refuses some thousands of digits by a ValueError too
+            if accept(value) and abs(value) <= _MOST:
                 return value
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"{what} expected, not {text!r}")
+        raise _wrong(what, text)
 
     return parse
 
 
-natural = _number(int, lambda n: n >= 0, "a whole number from 0")
-positive_int = _number(int, lambda n: n >= 1, "a whole number from 1")
-even_int = _number(int, lambda n: n >= 2 and n % 2 == 0, "an even number from 2")
-positive = _number(float, lambda x: x > 0, "a number above 0")
-non_negative = _number(float, lambda x: x >= 0, "a number from 0")
-finite = _number(float, lambda x: True, "a number")
+def whole(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """The type of whole numbers from ``least`` to ``most``."""
+    what = f"a whole number from {least} to {most:,}"
+    return _number(int, lambda n: least <= n <= most, what)
+
+
+natural = whole(0)
+positive_int = whole(1)
+# Each process of an epoch draws from (seed * 1,000,003 + epoch) * 1,000,003 + rank, below 2^64.
+seed = whole(0, 2**24 - 1)
+channels = _number(
+    int, lambda n: 2 <= n <= 10**6 and n % 2 == 0, "an even number from 2 to 1,000,000"
+)
+positive = _number(float, lambda x: x > 0, f"a number above 0, at most {_MOST:g},")
+non_negative = _number(float, lambda x: x >= 0, f"a number from 0 to {_MOST:g}")
+finite = _number(float, lambda x: True, f"a number from -{_MOST:g} to {_MOST:g}")
 share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 fraction = _number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 
 
+def one_line(text: str) -> str:
+    """A name or a path: a line break in it is a mistake of a script, and would split a message."""
+    if _CONTROL.search(text):
+        raise _wrong("a text without line breaks and control characters", text)
+    return text
+
+
 def names(text: str) -> list[str] | None:
     """ "a,b" -> ["a", "b"]; "*" stands for all of them, which is None."""
-    return None if text == "*" else [name.strip() for name in text.split(",")]
+    return None if text == "*" else [name.strip() for name in one_line(text).split(",")]
 
 
 def file_name(text: str) -> str:
     if not text or text in (".", "..") or "/" in text or "\\" in text:
-        raise argparse.ArgumentTypeError(f"the name of a folder expected, not {text!r}")
-    return text
+        raise _wrong("the name of a folder", text)
+    return one_line(text)
 
 
 def true_or_false(text: str) -> bool:

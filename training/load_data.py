@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from common.memory import refuse_too_large
 from common.skeleton import SKELETONS
 from data.augment import Augmentation
 from data.datasets import DATASETS
@@ -48,6 +49,9 @@ def load_data(
         print(f"{split}: {len(dataset):,} poses of {', '.join(dataset.subjects)}{verdict}")
         if dataset.missing:
             print(f"warning: sequences are missing: {'; '.join(dataset.missing)}")
+    if device.type != "cpu":  # on the CPU they are there already
+        size = sum(dataset.nbytes for dataset in datasets)
+        refuse_too_large(size, device, "the data set", "give a larger --downsample")
     return [dataset.to(device) for dataset in datasets]
 
 

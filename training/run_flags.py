@@ -1,7 +1,11 @@
 """The flags of one call that are no choices of the method, the same in both scripts: speed, files,
 device."""
 
+import argparse
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from training import flag_types as types
 from training.flag_types import Add, Switch
@@ -9,8 +13,41 @@ from training.flag_types import Add, Switch
 # Those that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "check_data", "save_every", "on_nan", "fallback_dir",
+    "check_data", "save_every", "on_nan", "fallback_dir", "deterministic",
 )  # fmt: skip
+# What only a training uses; beside --evaluate it changes nothing.
+_OF_TRAINING = {
+    "batch_size", "epochs", "lr", "loss", "weight_l1", "adj_l1", "schedule", "lr_decay", "lr_gamma",
+    "large_decay_epoch", "optimizer", "weight_decay", "max_norm", "max_weight_norm", "warmup",
+    "ema", "augment", "bone_sigma", "size_sigma", "turn", "tilt", "data_augmentation", "snapshot",
+    "network_symmetry", "sym_weight", "sym_signed", "save_model", "save_dir",
+}  # fmt: skip
+
+
+def warn_of_training_flags(
+    args: argparse.Namespace, typed: set[str], usual: dict[str, Any]
+) -> None:
+    """Say which flags are in vain beside --evaluate, but for those that are as published.
+
+    Args:
+        typed: the names of the values that were given.
+        usual: the published settings.
+    """
+    given = {key for key in typed & _OF_TRAINING if getattr(args, key) != usual.get(key)}
+    names = {"weight_l1": "weight_L1_norm"}
+    if in_vain := ", ".join(f"--{names.get(key, key)}" for key in sorted(given)):
+        print(f"warning: without effect beside --evaluate: {in_vain}", file=sys.stderr)
+
+
+def warn_of_unused_place(args: argparse.Namespace, folder: Path) -> None:
+    """Say that --name and --checkpoint are in vain where a run goes on in its own folder."""
+    given = {
+        f"--name {args.name}": args.name and args.name != folder.name,
+        f"--checkpoint {args.checkpoint}": args.checkpoint
+        and Path(args.checkpoint).resolve() != folder.parent.resolve(),
+    }
+    if in_vain := ", ".join(flag for flag, differs in given.items() if differs):
+        print(f"warning: without effect: {in_vain} (the run goes on in {folder})", file=sys.stderr)
 
 
 # fmt: off
@@ -23,17 +60,19 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         help="compute in bfloat16 where that is safe; changes the error a little")
     add("--tf32", action=Switch, default=False,
         help="CUDA: matrix products of 10 mantissa bits; changes the error a little")
+    add("--deterministic", action=Switch, default=False,
+        help="CUDA: the same bits in each run (docs/determinism.md); cost: untried")
     add = group("run")
-    add("--evaluate", "--eva", metavar="CKPT",
+    add("--evaluate", "--eva", type=types.one_line, metavar="CKPT",
         help="test this checkpoint, ours or a published one; do not train")
     add("--pan", type=types.finite, default=0.0, metavar="DEG",
         help="test: turn the cameras so far to the right (below 0: left)")
     add("--focal_scale", type=types.positive, default=1.0, metavar="F",
         help="test: a focal length wrong by this factor (networks on rays, or refinement)")
-    add("-r", "--resume", metavar="CKPT",
+    add("-r", "--resume", type=types.one_line, metavar="CKPT",
         help="go on exactly where this checkpoint stopped, with its run's flags; a run's folder "
         "stands for its newest checkpoint, auto for the folder of --name or the newest run")
-    add("-c", "--checkpoint", metavar="DIR",
+    add("-c", "--checkpoint", type=types.one_line, metavar="DIR",
         help="folder of run folders (default: checkpoint/ beside the scripts)")
     add("--name", type=types.file_name, help="name of the run's folder (default: the time)")
     add("--save_every", type=types.non_negative, default=10.0, metavar="MINUTES",
@@ -43,6 +82,8 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         "skip it")
     add("--snapshot", type=types.natural, metavar="N",
         help="keep a checkpoint every N epochs beside best and last; 0 keeps none")
-    add("--fallback_dir", metavar="DIR", help="a copy while the run's folder cannot be written")
-    add("--results", metavar="FILE", help="write the results as JSON here too")
+    add("--fallback_dir", type=types.one_line, metavar="DIR",
+        help="a copy while the run's folder cannot be written")
+    add("--results", type=types.one_line, metavar="FILE",
+        help="write the results as JSON here too")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")

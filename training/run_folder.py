@@ -41,6 +41,7 @@ from training.find_run import (
     runs_folder,
 )
 from training.run_files import RunFiles, make_folder
+from training.run_flags import warn_of_unused_place
 from training.settings import current_settings, settings_of
 from training.training_state import (
     position_of,
@@ -191,6 +192,8 @@ class RunFolder:
             before.get(key) == description.options[key] for key in _DATA if key in before
         )
         run = cls._existing(path, checkpoint, description, *settings) if same_data else None
+        if run:
+            warn_of_unused_place(args, run.folder)
         run = run or cls.create(parent, args.name, description, *settings)
         if same_data:
             _check_position(path, checkpoint, before, description.options)

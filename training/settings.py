@@ -21,7 +21,8 @@ from training.checkpoint import Source
 from training.find_run import NO_RUN, find_run, runs_folder
 from training.published_flags import inert_names, warning_of_inert_flags
 from training.published_settings import baseline_settings, published_settings, script_of
-from training.run_flags import CALL_FLAGS
+from training.run_flags import CALL_FLAGS, warn_of_training_flags
+from training.schedule import check_schedule
 
 # Arguments of networks; those that are settings too choose the network.
 _OF_NETWORK = {name for model in MODELS for name in default_arguments(model)}
@@ -104,12 +105,15 @@ def parse(
         _check_network(args, typed, script)
         _check_companions(parser, args, typed, script)
         select_actions(DATASETS[args.dataset], args.actions)
+        check_schedule(args)
     if script == "main_graph":
         _check_detected(parser, args, typed)
     if args.weight_decay in (WEIGHT_DECAY[args.optimizer], _without_effect(args)):
         args.weight_decay = None
     if args.joints is None:
         args.joints = 16 if args.keypoints.startswith("sh_") else 17
+    if args.evaluate and not awaits_checkpoint:
+        warn_of_training_flags(args, typed, published_settings(script, args.model))
     return args
 
 
