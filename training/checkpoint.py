@@ -6,7 +6,6 @@ in ours, ``model`` (the network's arguments), ``dataset``, ``options``, ``histor
 ever unpickled.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import atomic_write
-from common.safe_pickle import NUMPY_STAND_INS
 from models.build import DEFAULT, MODELS, build_model, default_arguments, describe_weights
 from training.legacy_checkpoint import read_legacy_checkpoint
+from training.zip_checkpoint import read_zip_checkpoint
 
 # Arguments of a network that change how it is trained, and nothing of a trained one.
 _FOR_TRAINING = ("name", "dropout", "modulation_init")
@@ -81,25 +80,17 @@ def load_plain(path: str | Path) -> Any:
             raise UserError(f"{path} is a folder: give a file in it, such as ckpt_last.pth.tar")
         raise UserError(f"{path} is not there: give a checkpoint file")
     try:
-        return _read_zip(path) if _is_zip(path) else read_legacy_checkpoint(path)
+        return read_zip_checkpoint(path) if _is_zip(path) else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
-            f"{path} is not a checkpoint this program reads: it is damaged or holds more than "
-            "tensors; nothing in it was executed. Get the file again"
+            f"{path} is not a checkpoint this program reads ({error!r:.100}): it is damaged or "
+            "holds more than tensors; nothing in it was executed. Get the file again"
         ) from error
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_ZIP)) == _ZIP
-
-
-def _read_zip(path: Path) -> Any:
-    """The form of checkpoints since torch 1.6. Published ones hold an error as a numpy scalar."""
-    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
-    with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:
