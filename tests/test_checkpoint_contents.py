@@ -146,11 +146,12 @@ OF_SCRIPT = [
     ("main_graph", (*STATE, "max_exp_avg_sq"), GONE, "max_exp_avg_sq is missing"),
     ("main_graph", (*STATE, "max_exp_avg_sq"), torch.zeros(2), "max_exp_avg_sq is (2,), not"),
 ]  # fmt: skip
-# Each case of both once by either script and once in either mode.
+BY_TURNS = ("main_gcn", "main_graph")
+# The first cases: once by either script and once in either mode; the next ones by turns.
 TABLE = [
-    *((("main_gcn", "main_graph")[n % 2], "--evaluate", *case) for n, case in enumerate(CASES)),
-    *((("main_graph", "main_gcn")[n % 2], "--resume", *case) for n, case in enumerate(CASES)),
-    *((script, "--resume", *case) for script in SCRIPTS for case in RESUMED),
+    *((BY_TURNS[n % 2], "--evaluate", *case) for n, case in enumerate(CASES)),
+    *((BY_TURNS[1 - n % 2], "--resume", *case) for n, case in enumerate(CASES)),
+    *((BY_TURNS[n % 2], "--resume", *case) for n, case in enumerate(RESUMED)),
     *((script, "--resume", *case) for script, *case in OF_SCRIPT),
 ]
 
