@@ -1,11 +1,14 @@
 """From the arguments that a checkpoint carries to the network, and back from its weights."""
 
 import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common.skeleton import SKELETONS
 
@@ -41,8 +44,25 @@ def build_model(arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
     model = model_class(arguments.get("name", DEFAULT))
     own = {key: value for key, value in arguments.items() if key not in _NOT_OF_CLASS}
     adjacency = SKELETONS[arguments["joints"]].adjacency()
-    with torch.device(device):
+    with torch.device(device), _WithoutNormal() if device == "meta" else nullcontext():
         return model(adjacency, **own)
+
+
+class _WithoutNormal(TorchFunctionMode):
+    """Leaves out normal numbers. Where there is no memory for them, torch loads its compiler to
+    draw them, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def size_of_network(arguments: dict[str, Any]) -> int:
+    """The number of values in the state dict of the network of ``arguments``, see
+    :func:`build_model`; takes no memory for them."""
+    network = build_model(arguments, device="meta")
+    return sum(t.numel() for t in network.state_dict().values())
 
 
 def default_arguments(name: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_other_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no Modulated GCN"):
         load_checkpoint(tmp_path / "linear.pth")
     torch.save(published(build_model({"joints": 16}), epoch="fifty"), tmp_path / "typed.pth")
-    with pytest.raises(UserError, match="its epoch is a str"):
+    with pytest.raises(UserError, match="its epoch is 'fifty', not a whole number"):
         load_checkpoint(tmp_path / "typed.pth")
 
 
@@ -138,7 +138,7 @@ def test_weights_that_do_not_fit_or_are_not_numbers_are_refused():
     with pytest.raises(UserError, match="does not fit"):
         load_weights("a.pth", build_model({"joints": 17, "hid_dim": 8}), weights)
     weights["gconv_output.M"][0, 0] = torch.nan
-    with pytest.raises(UserError, match="not numbers"):
+    with pytest.raises(UserError, match="finite numbers"):
         load_weights("a.pth", model, weights)
 
 

@@ -62,9 +62,13 @@ def test_a_run_goes_on_from_what_is_whole(run, finished, call):
 def test_a_checkpoint_inside_an_epoch_that_is_over_is_passed_over(run):
     """What a run leaves that was killed between its last save and the removal of that one."""
     state = load_checkpoint(run / LAST)
-    inside = {**state, "epoch": 1, "position": {"epoch": 2, "loss": [torch.zeros(())]}}
+    position = {
+        "epoch": 2, "batches": 1, "poses": 1, "seconds": 1.0, "skipped": 0, "cuda": [],
+        "loss": [torch.zeros(())], "cpu": [torch.get_rng_state()],
+    }  # fmt: skip
+    inside = {**state, "epoch": 1, "history": state["history"][:1]}
     for step, expected in ((state["step"], LAST), (state["step"] + 1, STEP)):
-        torch.save({**inside, "step": step}, run / STEP)
+        torch.save({**inside, "step": step, "position": position | {"step": step}}, run / STEP)
         assert source_to_resume(str(run)).path == str(run / expected)
 
 

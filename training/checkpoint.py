@@ -7,7 +7,6 @@ ever unpickled.
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,17 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import write_bytes
-from common.safe_pickle import NUMPY_STAND_INS
-from models.build import DEFAULT, MODELS, build_model, default_arguments, describe_weights
+from models.build import (
+    DEFAULT,
+    MODELS,
+    build_model,
+    default_arguments,
+    describe_weights,
+    size_of_network,
+)
+from training.checkpoint_contents import check, network_weights, whole_checkpoint
 from training.legacy_checkpoint import read_legacy_checkpoint
+from training.zip_checkpoint import read_zip_checkpoint
 
 # Arguments of a network that change how it is trained, and nothing of a trained one.
 _FOR_TRAINING = ("name", "dropout", "modulation_init")
@@ -35,12 +42,6 @@ class Source:
 
     path: str
     checkpoint: dict[str, Any]
-
-
-_KINDS = {
-    "epoch": int, "step": int, "optimizer": dict, "model": dict, "dataset": dict, "options": dict,
-    "history": list, "random_state": dict, "trained": dict,
-}  # fmt: skip
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -66,7 +67,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     filled from names and shapes where the file does not say it.
 
     Raises:
-        UserError: the file is missing, damaged, holds more than data, or no network of ours.
+        UserError: the file is missing, damaged, holds more than data, no network of ours, or
+            something that ``training.checkpoint_contents`` does not admit.
     """
     found = load_plain(path)
     state = found if isinstance(found, dict) and "state_dict" in found else {"state_dict": found}
@@ -74,9 +76,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     state["state_dict"] = weights
     if "model" not in state:
         state["model"] = _describe(path, state["state_dict"])
-    for key, kind in _KINDS.items():
-        if key in state and not isinstance(state[key], kind):
-            raise UserError(f"{path} is damaged: its {key} is a {type(state[key]).__name__}")
+    check(path, state, whole_checkpoint)
     return state
 
 
@@ -92,25 +92,17 @@ def load_plain(path: str | Path) -> Any:
             raise UserError(f"{path} is a folder: give a file in it, such as ckpt_last.pth.tar")
         raise UserError(f"{path} is not there: give a checkpoint file")
     try:
-        return _read_zip(path) if _is_zip(path) else read_legacy_checkpoint(path)
+        return read_zip_checkpoint(path) if _is_zip(path) else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
-            f"{path} is not a checkpoint this program reads: it is damaged or holds more than "
-            "tensors; nothing in it was executed. Get the file again"
+            f"{path} is not a checkpoint this program reads ({error!r:.100}): it is damaged or "
+            "holds more than tensors; nothing in it was executed. Get the file again"
         ) from error
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_ZIP)) == _ZIP
-
-
-def _read_zip(path: Path) -> Any:
-    """The form of checkpoints since torch 1.6. Published ones hold an error as a numpy scalar."""
-    admitted = [(stand_in, ".".join(name)) for name, stand_in in NUMPY_STAND_INS.items()]
-    with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks on files that it then refuses
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:
@@ -138,7 +130,7 @@ def _describe(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Read the network's arguments off the names and shapes of its weights."""
     try:
         found = describe_weights(weights)
-    except (ValueError, IndexError, ZeroDivisionError):
+    except (ValueError, TypeError, LookupError, ZeroDivisionError):
         found = None  # the names of a network, with shapes that it cannot have
     # Every network here has a matrix from its channels to its channels.
     if found is None or found.get("hid_dim", 0) ** 2 > sum(t.numel() for t in weights.values()):
@@ -190,21 +182,33 @@ def _flag(name: str, value: Any) -> str:
     return f"--{name} {value}"
 
 
-def build_saved(path: str | Path, arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
-    """The network of a checkpoint's arguments, see ``build_model``.
+def build_saved(
+    path: str | Path,
+    arguments: dict[str, Any],
+    weights: dict[str, Tensor],
+    device: str = "cpu",
+) -> nn.Module:
+    """The network of a checkpoint's arguments, with first weights, see ``build_model``.
+
+    Args:
+        weights: of the checkpoint. Memory is taken for a network that is no larger than they are.
 
     Raises:
         UserError: there is no such network.
     """
+    storages = {t.untyped_storage().data_ptr(): t for t in weights.values()}.values()
+    held = sum(t.untyped_storage().nbytes() // t.itemsize for t in storages)
     try:
+        if arguments.get("num_layers", 0) > len(weights) or size_of_network(arguments) > held:
+            raise ValueError("it has more weights than the file")
         return build_model(arguments, device)
     except (
         LookupError, TypeError, ValueError, ImportError, AttributeError, ArithmeticError,
         RuntimeError, MemoryError,
     ) as error:  # fmt: skip
         raise UserError(
-            f"{path} holds a network that this program cannot build ({error!r}): it is damaged, "
-            "or of a model that is not in models/build.py"
+            f"{path} holds a network that this program cannot build ({error!r:.200}): it is "
+            "damaged, or of a model that is not in models/build.py"
         ) from error
 
 
@@ -212,11 +216,13 @@ def load_weights(path: str | Path, module: nn.Module, weights: dict[str, Tensor]
     """Put a checkpoint's weights into a network.
 
     Raises:
-        UserError: a name or a shape does not fit, or a weight is not finite.
+        UserError: a name or a shape does not fit, a weight is not finite, or a statistic is none.
     """
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit this network: {error}") from error
-    if not all(torch.isfinite(t).all() for t in weights.values() if t.is_floating_point()):
-        raise UserError(f"{path} has weights that are not numbers: train again")
+        reason = ascii(" ".join(str(error).split()))[:300]
+        raise UserError(
+            f"{path} does not fit this network: {reason}. Get the file again, or give another one"
+        ) from error
+    check(path, weights, network_weights, "weights")

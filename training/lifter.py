@@ -141,8 +141,9 @@ def build_lifter(
     arguments = model_arguments(args, script)
     if source:
         arguments = check_model(source.path, source.checkpoint["model"], arguments)
+        network = build_saved(source.path, arguments, source.checkpoint["state_dict"])
     lifter = Lifter(
-        network=build_saved(source.path, arguments) if source else build_model(arguments),
+        network=network if source else build_model(arguments),
         arguments=arguments,
         input_view=input_view(args),
         skeleton=SKELETONS[args.joints],
@@ -170,8 +171,9 @@ def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
     arguments = checkpoint["model"]
     if flip_test is None:
         flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
-    network = build_saved(path, arguments)
-    load_weights(path, network, checkpoint["state_dict"])
     view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
+    check_model(path, arguments, arguments | {"in_dim": view.in_dim, "out_dim": 3})
+    network = build_saved(path, arguments, checkpoint["state_dict"])
+    load_weights(path, network, checkpoint["state_dict"])
     skeleton = SKELETONS[arguments["joints"]]
     return Lifter(network.eval(), arguments, view, skeleton, flip_test)

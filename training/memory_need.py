@@ -38,11 +38,11 @@ def check_weights_fit(
     Raises:
         UserError: they are more, or the checkpoint holds a network that cannot be built.
     """
-    arguments = model_arguments(args, script)
     if source:
-        network = build_saved(source.path, arguments, device="meta")
+        held = source.checkpoint
+        network = build_saved(source.path, held["model"], held["state_dict"], "meta")
     else:
-        network = build_model(arguments, device="meta")
+        network = build_model(model_arguments(args, script), device="meta")
     weights = _weights(network)
     needed = weights + (_training_bytes(args, script, network) if trains else 0)
     what = f"a network of {count_parameters(network):,} parameters"

@@ -119,8 +119,8 @@ def _declared(model: str, attribute: str) -> dict[str, Any]:
     return getattr(model_class(model), attribute, {}) if model in MODELS else {}
 
 
-# Of settings that say nothing of the method, the values that do not name a sweep's folder.
-_OTHERS_IN_RUN_IDS = {
+# Settings that say nothing of the method, with the values that do not name a sweep's folder.
+OTHER_SETTINGS = {
     "model": DEFAULT, "dataset_dir": None, "seed": 0, "snapshot": 5, "compile": False,
     "pro_train": 1, "save_model": 0, "save_dir": None, "previous_dir": "./ckpt/module_256/",
     "module_gcn_reload": 0, "module_gcn_model": None, "post_refine_reload": 0,
@@ -134,7 +134,7 @@ def distinguishing_settings(script: str, settings: dict[str, Any]) -> dict[str, 
     They are those that differ from the frozen tables, whatever the defaults in ``opt.py`` are. A
     setting that is added later leaves the earlier runs as they are.
     """
-    usual = _PUBLISHED[script] | _OTHERS_IN_RUN_IDS
+    usual = _PUBLISHED[script] | OTHER_SETTINGS
     found = {k: v for k, v in settings.items() if k not in usual or v != usual[k]}
     # Two corrections changed what is trained: runs from before them are other runs.
     if settings.get("non_local"):

@@ -251,7 +251,7 @@ class RunFolder:
         run = cls(folder, description, snapshot, fallback)
         newest = folder / LAST
         try:
-            epoch = load_checkpoint(newest)["epoch"]
+            epoch = load_checkpoint(newest).get("epoch", 0)
         except UserError:  # missing or damaged: nothing would be lost
             epoch = 0
         if epoch > checkpoint["epoch"]:

@@ -20,12 +20,18 @@ from models.build import DEFAULT, MODELS, default_arguments
 from training.checkpoint import Source
 from training.find_run import NO_RUN, find_run, runs_folder
 from training.published_flags import inert_names, warning_of_inert_flags
-from training.published_settings import baseline_settings, published_settings, script_of
+from training.published_settings import (
+    OTHER_SETTINGS,
+    baseline_settings,
+    published_settings,
+    script_of,
+)
 from training.run_flags import CALL_FLAGS, warn_of_training_flags
 from training.schedule import check_schedule
 
 # Arguments of networks; those that are settings too choose the network.
 _OF_NETWORK = {name for model in MODELS for name in default_arguments(model)}
+_OLD_SEEDS = 2**40  # below what overflows where the order of an epoch is drawn
 # Settings of what a network is given of the 2D joints.
 _OF_INPUT = ("camera_rays", "root_view")
 _NON_LOCAL = {"main_gcn": "grouped", "main_graph": "embedded"}
@@ -69,10 +75,22 @@ def read_flags(
     source = load(args)
     starts_anew = getattr(args, "pro_train", 0) and not (args.evaluate or args.resume)
     if source and not starts_anew:
-        args = parse(argv, checkpoint_settings(script, source, argv, resume=bool(args.resume)))
+        found = checkpoint_settings(script, source, argv, resume=bool(args.resume))
+        try:
+            args = parse(argv, found)
+        except WrongOptionError as error:
+            raise UserError(f"{source.path} cannot be used: {error}; get the file again") from error
+        _leave_current_settings(source.checkpoint, args)
     if message := warning_of_inert_flags(args, script):
         print(f"warning: {message}", file=sys.stderr)
     return args, source
+
+
+def _leave_current_settings(checkpoint: dict[str, Any], args: argparse.Namespace) -> None:
+    """Take settings from the options of an old checkpoint that the script no longer has."""
+    if "options" in checkpoint:
+        options, known = current_settings(checkpoint["options"]), settings_of(args)
+        checkpoint["options"] = {key: options[key] for key in options if key in known}
 
 
 def parse(
@@ -91,7 +109,8 @@ def parse(
         defaults: settings of a checkpoint, which replace the others; None where there is none.
     """
     _check_table(parser, script)
-    known = {action.dest for action in parser._actions if action.dest not in CALL_FLAGS}
+    known = {action.dest for action in parser._actions} - {*CALL_FLAGS, *inert_names()}
+    _check_options(parser, script, {k: v for k, v in (defaults or {}).items() if k in known})
     table = parser.table | (defaults or {})
     model = _typed_alone(argv, "model") or table["model"]
     recipe = recipes.get(_typed_alone(argv, "recipe") or table["recipe"], {})
@@ -133,13 +152,50 @@ def _check_table(parser: Parser, script: str) -> None:
             parser.error(f"opt.py: {name} is None, and a value is needed")
         if value is None or isinstance(value, list):
             continue
-        try:
-            taken = flag.type(str(value)) if flag.type else value
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            parser.error(f"opt.py: {name} is {value!r}: {error}")
-        if flag.choices and taken not in flag.choices:
-            known = ", ".join(map(str, flag.choices))
-            parser.error(f"opt.py: {name} is {value!r}, not one of {known}")
+        if refusal := _refusal(flag, value):
+            parser.error(f"opt.py: {name} is {value!r}{refusal}")
+
+
+def _refusal(flag: argparse.Action, value: Any, exactly: bool = False) -> str:
+    """Why a flag does not take a value; "" if it does.
+
+    Args:
+        exactly: a text that stands for the value is refused too.
+    """
+    text = ",".join(value) if isinstance(value, list) else str(value)
+    try:
+        taken = flag.type(text) if flag.type else text if exactly else value
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        return f": {error}"
+    if flag.choices and taken not in flag.choices:
+        return f", not one of {', '.join(map(str, flag.choices))}"
+    if exactly and (taken != value or isinstance(taken, bool) != isinstance(value, bool)):
+        return f": {taken!r} expected"
+    return ""
+
+
+class WrongOptionError(UserError):
+    """A checkpoint has a setting that its flag does not take."""
+
+
+def _check_options(parser: Parser, script: str, options: dict[str, Any]) -> None:
+    """Refuse settings of a checkpoint that the flags do not take: argparse checks what is typed,
+    not the defaults. Sizes of networks are left to ``check_model``: those of others can be odd. And
+    seeds could be larger in earlier versions.
+
+    Raises:
+        WrongOptionError: there is such a setting.
+    """
+    usual = published_settings(script, DEFAULT) | OTHER_SETTINGS
+    with_value = [flag for flag in parser._actions if flag.nargs != 0 and flag.dest in options]
+    for flag in with_value:
+        name, value = flag.dest, options[flag.dest]
+        is_size = name in _OF_NETWORK and type(value) is int
+        is_old_seed = name == "seed" and type(value) is int and 0 <= value < _OLD_SEEDS
+        if is_size or is_old_seed or (value is None and usual.get(name) is None):
+            continue
+        if refusal := _refusal(flag, value, exactly=True):
+            raise WrongOptionError(f"its option {name} is {value!r}{refusal}")
 
 
 def typed_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
@@ -231,7 +287,8 @@ def current_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The settings of a checkpoint, perhaps an old one, under today's names.
 
     Before, ``sym_penalty`` switched the symmetry term of the refined pose, a mean over the six
-    pairs of limbs where it is a sum today. And ``weight_decay`` always had a number.
+    pairs of limbs where it is a sum today. ``weight_decay`` always had a number, and ``max_norm``
+    was True or False: 1 or 0.
     """
     options = dict(options)
     if "sym_penalty" in options:
@@ -241,6 +298,8 @@ def current_settings(options: dict[str, Any]) -> dict[str, Any]:
             options["sym_weight"] = 0.01 / 6 if penalty else 0.0
     if options.get("optimizer") in ("adam", "adamw") and options.get("weight_decay") == 0.01:
         options["weight_decay"] = None
+    if isinstance(options.get("max_norm"), bool):
+        options["max_norm"] = float(options["max_norm"])
     return options
 
 

@@ -1,5 +1,6 @@
 """What a checkpoint holds so that a training goes on exactly where it stopped."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from training import distributed
+from training.checkpoint import load_weights
+from training.checkpoint_contents import PARAMETER_STATE, check, parameter_state
 from training.engine import Position, Training
 
 
@@ -64,12 +67,16 @@ def _state(networks: dict[str, nn.Module]) -> dict[str, Any]:
     return {key: network.state_dict() for key, network in networks.items()}
 
 
-def _optimizer_state(training: Training, checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _optimizer_state(training: Training, path: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The optimiser's state in a checkpoint, in the order and the shapes of our parameters.
 
     It has no names. Its order is that of the weights in the checkpoint, whose network may have its
     layers in another order; and our old checkpoints have some weights in another shape. What the
     optimiser is told beside its state (Adam as one kernel) and the checkpoint lacks is as here.
+
+    Raises:
+        UserError, ValueError: a part of it is of another kind or shape than the optimiser needs.
+            Torch does not check that, and would read beyond the memory of a smaller tensor.
     """
     (group,) = checkpoint["optimizer"]["param_groups"]
     saved = checkpoint["optimizer"]["state"]
@@ -81,29 +88,37 @@ def _optimizer_state(training: Training, checkpoint: dict[str, Any]) -> dict[str
     names = [(key, name) for key in training.networks for name in checkpoint[key]]
     names = [name for name in names if name in parameters]
     number_of = dict(zip(names, group["params"], strict=True))
-    state = {
-        index: {key: _shaped_as(value, parameter) for key, value in saved[number].items()}
-        for index, (name, parameter) in enumerate(parameters.items())
-        if (number := number_of[name]) in saved
-    }
     options = training.optimizer.param_groups[0] | group | {"params": [*range(len(parameters))]}
+    description = parameter_state(training.optimizer, options.get("amsgrad", False))
+    state = {}
+    for index, (name, parameter) in enumerate(parameters.items()):
+        found, where = saved.get(number_of[name]), f"optimizer.state of {name[1]}"
+        if found is None:
+            if saved and parameter.requires_grad:
+                raise ValueError(f"no {where}")
+            continue
+        check(path, found, description, where)
+        shapes = {key: () if key == "step" else parameter.shape for key in PARAMETER_STATE}
+        state[index] = {
+            key: _shaped_as(found[key], shape, f"{where}.{key}")
+            for key, shape in shapes.items()
+            if key in found
+        }
     return {"state": state, "param_groups": [options]}
 
 
-def _shaped_as(value: Any, parameter: nn.Parameter) -> Any:
-    """A part of the optimiser's state: a number, or a tensor for each weight of the parameter.
+def _shaped_as(found: Any, shape: Sequence[int], where: str) -> Any:
+    """A part of the optimiser's state of a parameter: a tensor of this shape, a number, or None.
 
     Raises:
         ValueError: it is of another shape, ones at its end aside.
     """
-    if not isinstance(value, Tensor):
-        return value if value is None else float(value)
-    if value.dim() == 0:
-        return value
-    long, short = sorted((value.shape, parameter.shape), key=len, reverse=True)
-    if long[: len(short)] != short or long.numel() != short.numel():
-        raise ValueError(f"{tuple(value.shape)} for weights {tuple(parameter.shape)}")
-    return value.reshape(parameter.shape)
+    if not isinstance(found, Tensor):
+        return found if found is None else float(found)
+    long, short = sorted((tuple(found.shape), tuple(shape)), key=len, reverse=True)
+    if long != (*short, *[1] * (len(long) - len(short))):
+        raise ValueError(f"{where} is {tuple(found.shape)}, not {tuple(shape)}")
+    return found.reshape(shape)
 
 
 def restore_training_state(training: Training, path: str, checkpoint: dict[str, Any]) -> None:
@@ -120,11 +135,11 @@ def restore_training_state(training: Training, path: str, checkpoint: dict[str, 
     if lacking:
         raise UserError(f"{path} has no {', '.join(lacking)}: it can be evaluated, not resumed")
     try:
-        training.optimizer.load_state_dict(_optimizer_state(training, checkpoint))
+        training.optimizer.load_state_dict(_optimizer_state(training, path, checkpoint))
         _train_what_was_trained(training.optimizer)
         if training.average:
             for key, network in training.networks.items():
-                network.load_state_dict(checkpoint["trained"][key])
+                load_weights(path, network, checkpoint["trained"][key])
         random_state = _random_state(checkpoint)
         if "cpu" in random_state:
             torch.set_rng_state(random_state["cpu"])
@@ -133,7 +148,10 @@ def restore_training_state(training: Training, path: str, checkpoint: dict[str, 
             for device, saved in zip(here, random_state["cuda"], strict=False):
                 torch.cuda.set_rng_state(saved, device)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be resumed, its state does not fit: {error!r}") from error
+        raise UserError(
+            f"{path} cannot be resumed, its state does not fit: {error!r:.200}. Get the file "
+            "again, or start a new run"
+        ) from error
 
 
 def _random_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
