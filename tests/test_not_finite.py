@@ -131,6 +131,17 @@ def test_skipped_steps_change_nothing_and_are_counted(call, spoil, monkeypatch, 
     assert all(t.isfinite().all() for t in trained.values())
 
 
+def test_an_epoch_of_skipped_steps_only_is_an_error(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(main_gcn, "loss_of", lambda args, lifter: lambda batch: _nan(lifter))
+    flags = [*FLAGS, "-c", tmp_path, "--name", "run", "--on_nan", "skip"]
+    status, _, err = call(main_gcn.main, *flags)
+    assert status == 2 and err.startswith("error: every step of epoch 1 was skipped")
+
+
+def _nan(lifter) -> Tensor:
+    return next(lifter.network.parameters()).sum() * math.nan
+
+
 def test_skipping_goes_on_only_where_asked(call, spoil, tmp_path):
     spoil(main_gcn, step=3, factor=-math.inf)
     assert call(main_gcn.main, *FLAGS, "-c", tmp_path, "--name", "run")[0] == 2

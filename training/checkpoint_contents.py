@@ -184,8 +184,6 @@ SWITCH = value("True or False", lambda found: isinstance(found, bool))
 OFF = value("False", lambda found: found is False)
 COUNT = _whole(0)
 NUMBER = value("a finite number", _is_number)
-# The mean loss of an epoch is no number where each of its steps was skipped.
-LOSS = value("a number", lambda found: isinstance(found, float) and not math.isinf(found))
 NOT_NEGATIVE = value("a finite number from 0", lambda found: _is_number(found, 0))
 SHARE = value("a number from 0 to below 1", _is_share)
 SETTING = value("a number, a text, True, False, None or a list of texts", _is_setting)
@@ -224,7 +222,7 @@ _RESULT = record(
     ("epoch", "chosen_by", *_NEEDED_OF_SUMMARY),
 )
 _COLUMNS = {
-    "epoch": COUNT, "step": COUNT, "lr": NOT_NEGATIVE, "loss": LOSS, "mpjpe_mm": NOT_NEGATIVE,
+    "epoch": COUNT, "step": COUNT, "lr": NOT_NEGATIVE, "loss": NUMBER, "mpjpe_mm": NOT_NEGATIVE,
     "p_mpjpe_mm": NOT_NEGATIVE, "train_seconds": NOT_NEGATIVE, "test_seconds": NOT_NEGATIVE,
 }  # fmt: skip
 _LATER_COLUMNS = {"skipped_steps": COUNT}

@@ -85,7 +85,7 @@ class TrainedEpoch:
     Attributes:
         number: of the epoch, from 1.
         step: steps done since the training began.
-        loss: its mean over poses; NaN if every batch was skipped.
+        loss: its mean over poses.
         lr: the learning rate of the last step.
         seconds: that it took.
         ended: the reading of ``time.perf_counter`` at its end.
@@ -146,6 +146,7 @@ def train_one_epoch(
 
     Raises:
         NotFiniteError: a loss or a gradient is not finite.
+        UserError: every step was skipped.
     """
     began = time.perf_counter()
     for network in training.networks.values():
@@ -180,7 +181,12 @@ def train_one_epoch(
         at.seconds = start.seconds + time.perf_counter() - began
         if after_step:
             after_step(at)
-    mean = distributed.mean(at.loss).item() / max(at.poses, 1) if at.poses else math.nan
+    if not at.poses:
+        raise UserError(
+            f"every step of epoch {at.epoch} was skipped, since its loss or gradient was not "
+            "finite: lower --lr, or test the weights that it starts from"
+        )
+    mean = distributed.mean(at.loss).item() / at.poses
     end = time.perf_counter()
     seconds = start.seconds + end - began
     return TrainedEpoch(at.epoch, at.step, mean, group["lr"], seconds, end, at.skipped)
