@@ -28,6 +28,9 @@ from common.extras import require
 MAX_MEMBER = 64 * 2**20
 # Poses compress to about a third of their size. A far larger ratio indicates a bomb.
 MAX_RATIO = 100
+# The largest array that is read: 10,000 frames of 96 numbers. A file can claim any size in a few
+# bytes, so this bounds the memory.
+MAX_VALUES = 2**20
 _TAR_HEADER = 512
 
 
@@ -127,7 +130,7 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
         if not isinstance(dataset, h5py.Dataset):
             raise UserError(f"{where}: {name} is not an array of numbers")
         values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
-        if dataset.dtype.kind not in kinds or values * dataset.dtype.itemsize > MAX_MEMBER:
+        if dataset.dtype.kind not in kinds or values > MAX_VALUES:
             raise UserError(f"{where}: {name} holds no poses but {dataset.dtype} {dataset.shape}")
         # HDF5 2.0 crashes if a file in memory has a virtual dataset in another file.
         if dataset.is_virtual or dataset.external:
