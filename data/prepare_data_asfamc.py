@@ -9,6 +9,7 @@ The output npz file has {subject: {"action trial": (T, 17, 3) float32}} under ``
 """
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -222,16 +223,16 @@ def parse_amc(text: str, name: str) -> dict[str, np.ndarray]:
     if len(units) > 1:
         raise UserError(f"{name} has both {' and '.join(sorted(units))}: remove one")
     starts = [i for i, line in enumerate(lines) if line.isdigit()]
-    if not starts or starts[0] != 0:
-        raise UserError(f"{name} is not a motion this program reads (AMC): no frames")
-    height = starts[1] if len(starts) > 1 else len(lines)
     table = [line.split() for line in lines]
-    first = table[1:height]
+    first = table[1 : [*starts[1:], len(lines)][0]]
+    if not first or starts[:1] != [0]:
+        raise UserError(f"{name} is not a motion this program reads (AMC): no frames")
+    if len({words[0] for words in first}) < len(first):
+        raise UserError(f"{name} has a bone twice in a frame")
     values: list[list[str]] = []
-    for number, start in enumerate(starts, 1):
-        frame = table[start + 1 : start + height]
-        whole = [(w[0], len(w)) for w in frame] == [(w[0], len(w)) for w in first]
-        if not whole or (start + height < len(table) and number * height != starts[number]):
+    for number, (start, end) in enumerate(itertools.pairwise([*starts, len(table)]), 1):
+        frame = table[start + 1 : end]
+        if [(w[0], len(w)) for w in frame] != [(w[0], len(w)) for w in first]:
             raise UserError(f"{name}: frame {number} of {len(starts)} does not match the first")
         values.append([value for words in frame for value in words[1:]])
     try:
