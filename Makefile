@@ -1,6 +1,6 @@
 # make demo   train and test on the bundled motion capture, from nothing but Python 3
 # make test   lint and tests
-# make fuzz   more than 100,000 damaged and hostile input files, command lines and specs, in minutes
+# make fuzz   100,000 damaged and hostile files, command lines and specs, in minutes
 # All make their own virtual environment in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
