@@ -1,6 +1,6 @@
 # make demo   train and test on the bundled motion capture, from nothing but Python 3
 # make test   lint and tests
-# make fuzz   damaged and hostile input files by the ten thousand, in minutes
+# make fuzz   100,000 damaged and hostile files, command lines and specs, in minutes
 # All make their own virtual environment in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +17,7 @@ test: $(VENV)/.test-requirements
 	$(VENV)/bin/python -m pytest
 
 fuzz: $(VENV)/.test-requirements
-	$(VENV)/bin/python -m tests.fuzz_inputs 2>$(VENV)/fuzz.log || { tail $(VENV)/fuzz.log; exit 1; }
+	$(VENV)/bin/python -m tests.fuzz_inputs
 
 $(VENV)/.run-requirements: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -13,6 +13,7 @@ import re
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +25,16 @@ import numpy as np
 from common.errors import UserError
 from common.extras import require
 
-# The largest files that are read hold one sequence: about 6,000 frames of 96 numbers, 5 MB.
-MAX_MEMBER = 64 * 2**20
+# The largest files that are read hold one sequence: about 6,000 frames of 96 numbers, 5 MB, or
+# 12 MB as text. Twice this limit, for a copy, stays below 64 MiB.
+MAX_MEMBER = 28 * 2**20
 # Poses compress to about a third of their size. A far larger ratio indicates a bomb.
-MAX_RATIO = 100
+MAX_RATIO = 40
+# The largest array that is read: 10,000 frames of 96 numbers. A file can claim any size in a few
+# bytes, so this bounds the memory.
+MAX_VALUES = 2**20
 _TAR_HEADER = 512
+_CHECKSUM = 4  # bytes of Fletcher's checksum
 
 
 @contextmanager
@@ -105,7 +111,8 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
     """Read the dataset ``name`` of an HDF5 file, such as a file of MATLAB v7.3.
 
     The dataset must be in the file itself: soft and external links, virtual datasets and external
-    storage are not followed. If the dataset is a MATLAB cell of one element, the element is read.
+    storage are not followed. It may be compressed by gzip, with shuffle and Fletcher's checksum. If
+    the dataset is a MATLAB cell of one element, the element is read.
 
     Args:
         content: the content of the file.
@@ -127,12 +134,37 @@ def read_h5(content: bytes, name: str, where: str, kinds: str = "f") -> np.ndarr
         if not isinstance(dataset, h5py.Dataset):
             raise UserError(f"{where}: {name} is not an array of numbers")
         values = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
-        if dataset.dtype.kind not in kinds or values * dataset.dtype.itemsize > MAX_MEMBER:
+        if dataset.dtype.kind not in kinds or values > MAX_VALUES:
             raise UserError(f"{where}: {name} holds no poses but {dataset.dtype} {dataset.shape}")
         # HDF5 2.0 crashes if a file in memory has a virtual dataset in another file.
         if dataset.is_virtual or dataset.external:
             raise UserError(f"{where}: {name} is stored in other files, which are not read")
+        _check_chunks(dataset)
         return dataset[()]
+
+
+def _check_chunks(dataset: Any) -> None:
+    """HDF5 inflates a chunk to whatever it becomes, and loads other filters as plug-ins.
+
+    Raises:
+        ValueError: a chunk unpacks to more than it should, or has another filter than gzip, shuffle
+            and Fletcher's checksum.
+    """
+    h5z = require("h5py").h5z
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    known = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
+    if not known.issuperset(filters) or len(set(filters)) < len(filters):
+        raise ValueError(f"an unusual compression, by the filters {filters}")
+    if h5z.FILTER_DEFLATE not in filters:
+        return
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize + _CHECKSUM
+    for i in range(dataset.id.get_num_chunks()):
+        skipped, packed = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(i).chunk_offset)
+        unpacker = zlib.decompressobj()
+        unpacker.decompress(packed, size)
+        if skipped or unpacker.unconsumed_tail:
+            raise ValueError("a chunk unpacks to more than its values")
 
 
 def _is_cell(dataset: Any) -> bool:

@@ -297,7 +297,8 @@ def read_sums(folder: Path) -> dict[str, str]:
     """
     path = folder / _SUMS
     sums = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         match = _SUM_LINE.fullmatch(line)
         if not match:
             raise UserError(f"{path}: {line[:80]!r} is not a checksum and a name: delete the line")

@@ -9,12 +9,12 @@ The output npz file has {subject: {"action trial": (T, 17, 3) float32}} under ``
 """
 
 import argparse
+import itertools
 import re
 import sys
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,6 +26,7 @@ from common.errors import UserError, run_script
 from common.files import refuse_existing
 from common.parser import Parser
 from common.progress import follow
+from data.archive import read_members
 from data.npz_io import save_object_arrays
 
 # For each of the 17 joints the bone that ends there, in Human3.6M's order ("root" is the root).
@@ -34,8 +35,14 @@ JOINT_BONES = (
     "upperneck", "head", "lclavicle", "lhumerus", "lwrist", "rclavicle", "rhumerus", "rwrist",
 )  # fmt: skip
 _INCH = 0.0254
-_HDM05_NAME = re.compile(r"HDM_(?P<subject>[a-z]+)_(?P<motion>\w+?)_(?P<trial>\d+)_(?P<rate>\d+)")
-_CMU_NAME = re.compile(r"(?P<subject>\w+)_(?P<trial>\d+)")
+_DOFS = ("rx", "ry", "rz")
+_MAX_DISTANCE = 1e3  # metres: a joint beyond this is the result of damage or of another unit
+# Names that begin with "_" or "." do not match: they are hidden files of macOS.
+_FILE = re.compile(r"(?:^|/)(?P<stem>[^/_.][^/]*)\.(?P<kind>asf|amc)$", re.IGNORECASE)
+_HDM05_NAME = re.compile(
+    r"HDM_(?P<subject>[a-z]+)_(?P<motion>\w+?)_(?P<trial>\d{1,9})_(?P<rate>\d{1,9})"
+)
+_CMU_NAME = re.compile(r"(?P<subject>\w+)_(?P<trial>\d{1,9})")
 # The part of a name that does not belong to the action: "squat1Reps", "sneak2StepsLStart",
 # "hopBothLegs1hops".
 _REPETITIONS = re.compile(r"\d+(Reps|Steps|hops).*$")
@@ -86,7 +93,8 @@ def parse_asf(text: str, name: str) -> Asf:
         name: the name of the file, for messages.
 
     Raises:
-        UserError: a section or a value is missing, or angles are not in degrees.
+        UserError: a section or a value is missing, a value is not finite, a length is not
+            positive, or angles are not in degrees.
     """
     try:
         sections = _sections(text)
@@ -94,7 +102,7 @@ def parse_asf(text: str, name: str) -> Asf:
         if not units.get("angle", "deg").startswith("deg"):
             raise ValueError("angles are not in degrees")
         _check_root(sections["root"])
-        scale = _INCH / float(units["length"])
+        scale = _INCH / _positive(units["length"])
         parents = {
             child: words[0]
             for words in map(str.split, sections["hierarchy"])
@@ -103,16 +111,41 @@ def parse_asf(text: str, name: str) -> Asf:
         bones = {}
         for fields in _blocks(sections["bonedata"]):
             bone = fields["name"][0]
-            direction = np.array(fields["direction"][:3], dtype=float)
+            is_joint = bone in JOINT_BONES  # other bones may have the length 0
+            length = _positive(fields["length"][0], or_zero=not is_joint)
             bones[bone] = Bone(
                 parent=parents[bone],
-                axis=rotation(np.array(fields["axis"][:3], dtype=float)),
-                offset=direction * float(fields["length"][0]) * scale,
-                dof=tuple("xyz".index(word.lower()[1]) for word in fields.get("dof", [])),
+                axis=rotation(_finite(fields["axis"][:3])),
+                offset=_finite(fields["direction"][:3]) * length * scale,
+                dof=tuple(_DOFS.index(word.lower()) for word in fields.get("dof", [])),
             )
         return Asf(_parents_first(bones), scale)
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"{name} is not a skeleton this program reads (ASF): {error!r}") from error
+
+
+def _finite(words: Sequence[str]) -> np.ndarray:
+    """Numbers in words.
+
+    Raises:
+        ValueError: a word is not a finite number.
+    """
+    values = np.array(words, dtype=float)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{' '.join(words)}: finite numbers expected")
+    return values
+
+
+def _positive(word: str, or_zero: bool = False) -> float:
+    """A length.
+
+    Raises:
+        ValueError: it is not finite, is negative, or is 0 and ``or_zero`` is false.
+    """
+    (value,) = _finite([word])
+    if value < 0 or (value == 0 and not or_zero):
+        raise ValueError(f"length {word}: a length above 0 expected")
+    return float(value)
 
 
 def _sections(text: str) -> dict[str, list[str]]:
@@ -176,27 +209,32 @@ def _parents_first(bones: dict[str, Bone]) -> dict[str, Bone]:
 def parse_amc(text: str, name: str) -> dict[str, np.ndarray]:
     """Parse the text of an AMC file: {bone: (T, values)}.
 
-    Angles are in degrees; the translation of the root is in the length unit of the ASF file.
+    Angles are in degrees, also where the file has radians; the translation of the root is in the
+    length unit of the ASF file.
 
     Args:
         name: the name of the file, for messages.
 
     Raises:
         UserError: there are no frames, a frame has other bones than the first, or a value is not a
-            finite number.
+            finite number; or the file says both :DEGREES and :RADIANS.
     """
-    lines = [line for line in text.splitlines() if line.strip() and line.strip()[0] not in "#:"]
-    starts = [i for i, line in enumerate(lines) if line.strip().isdigit()]
-    if not starts or starts[0] != 0:
-        raise UserError(f"{name} is not a motion this program reads (AMC): no frames")
-    height = starts[1] if len(starts) > 1 else len(lines)
+    stripped = [line.strip() for line in text.splitlines()]
+    lines = [line for line in stripped if line and line[0] not in "#:"]
+    units = {":DEGREES", ":RADIANS"}.intersection(line.upper() for line in stripped)
+    if len(units) > 1:
+        raise UserError(f"{name} has both {' and '.join(sorted(units))}: remove one")
+    starts = [i for i, line in enumerate(lines) if line.isdigit()]
     table = [line.split() for line in lines]
-    first = table[1:height]
+    first = table[1 : [*starts[1:], len(lines)][0]]
+    if not first or starts[:1] != [0]:
+        raise UserError(f"{name} is not a motion this program reads (AMC): no frames")
+    if len({words[0] for words in first}) < len(first):
+        raise UserError(f"{name} has a bone twice in a frame")
     values: list[list[str]] = []
-    for number, start in enumerate(starts, 1):
-        frame = table[start + 1 : start + height]
-        whole = [(w[0], len(w)) for w in frame] == [(w[0], len(w)) for w in first]
-        if not whole or (start + height < len(table) and number * height != starts[number]):
+    for number, (start, end) in enumerate(itertools.pairwise([*starts, len(table)]), 1):
+        frame = table[start + 1 : end]
+        if [(w[0], len(w)) for w in frame] != [(w[0], len(w)) for w in first]:
             raise UserError(f"{name}: frame {number} of {len(starts)} does not match the first")
         values.append([value for words in frame for value in words[1:]])
     try:
@@ -206,7 +244,12 @@ def parse_amc(text: str, name: str) -> dict[str, np.ndarray]:
     if not np.isfinite(array).all():
         raise UserError(f"{name}: frame {np.argwhere(~np.isfinite(array))[0, 0] + 1} is not finite")
     ends = np.cumsum([len(words) - 1 for words in first])
-    return dict(zip([w[0] for w in first], np.split(array, ends[:-1], axis=1), strict=True))
+    motion = dict(zip([w[0] for w in first], np.split(array, ends[:-1], axis=1), strict=True))
+    if ":RADIANS" in units:
+        for bone, bone_values in motion.items():
+            angles = bone_values[:, 3:] if bone == "root" else bone_values
+            angles[:] = np.degrees(angles)
+    return motion
 
 
 def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -220,7 +263,7 @@ def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np
         name: the name of the motion's file, for messages.
 
     Raises:
-        UserError: the motion is not one of this skeleton.
+        UserError: the motion is not one of this skeleton, or a joint is beyond 1 km.
     """
     moving = {bone_name for bone_name, bone in asf.bones.items() if bone.dof} | {"root"}
     if stray := moving.symmetric_difference(motion):
@@ -239,6 +282,8 @@ def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np
         joints = np.stack([ends[bone_name] for bone_name in JOINT_BONES], axis=1)
     except (KeyError, ValueError) as error:
         raise UserError(f"{name} does not fit its skeleton: {error}") from error
+    if not (np.abs(joints) <= _MAX_DISTANCE).all():
+        raise UserError(f"{name} and its skeleton put a joint beyond {_MAX_DISTANCE:,.0f} m")
     return joints[:, :, [2, 0, 1]].astype(np.float32)  # y up -> z up
 
 
@@ -262,28 +307,27 @@ def clip_name(stem: str) -> tuple[str, str, int | None]:
     )
 
 
-def read_texts(source: Path) -> dict[str, str]:
-    """Read the ASF and AMC files of a zip archive or a folder: {path: text}, sorted by path.
+def read_source(source: Path) -> tuple[dict[str, Asf], dict[str, tuple[str, str]]]:
+    """Read the ASF and AMC files of an archive or a folder.
+
+    Returns:
+        {subject: skeleton}, and {"source: path inside": (stem, text)} of the AMC files, sorted.
 
     Raises:
-        UserError: the source is missing, damaged, or has no such files.
+        UserError: see ``data.archive`` and :func:`parse_asf`; also if the source has no such files.
     """
-    if source.is_dir():
-        paths = [path for path in source.rglob("*") if path.is_file()]
-        texts = {path.relative_to(source).as_posix(): path.read_bytes for path in paths}
-    elif source.is_file():
-        try:
-            archive = zipfile.ZipFile(source)
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{source} is not a complete zip archive: download it again") from error
-        texts = {name: (lambda n=name: archive.read(n)) for name in archive.namelist()}
-    else:
-        raise UserError(f"{source} is not there: give an archive (.zip) or a folder")
-    wanted = sorted(name for name in texts if name.lower().endswith((".asf", ".amc")))
-    if not wanted:
+    found = {where: (match, content) for match, where, content in read_members(source, _FILE)}
+    if not found:
         raise UserError(f"{source} has no .asf and .amc files: give the archive or folder of them")
-    # latin-1 decodes any byte: the first lines have Windows paths in unknown encodings.
-    return {name: texts[name]().decode("latin-1") for name in wanted}
+    skeletons, motions = {}, {}
+    for where, (match, content) in sorted(found.items()):
+        # latin-1 decodes any byte: the first lines have Windows paths in unknown encodings.
+        text = content.decode("latin-1")
+        if match["kind"].lower() == "asf":
+            skeletons[match["stem"].removeprefix("HDM_")] = parse_asf(text, where)
+        else:
+            motions[where] = match["stem"], text
+    return skeletons, motions
 
 
 def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np.ndarray]]:
@@ -298,16 +342,10 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
         UserError: see the parsers; also if two clips have the same name, a skeleton is missing, or
             ``rate_out`` does not divide the frame rate of a file.
     """
-    texts = read_texts(source)
-    skeletons = {}
-    for name in texts:
-        path = PurePosixPath(name)
-        if path.suffix.lower() == ".asf":
-            skeletons[path.stem.removeprefix("HDM_")] = parse_asf(texts[name], name)
+    skeletons, motions = read_source(source)
     positions: dict[str, dict[str, np.ndarray]] = {}
-    clips = [name for name in texts if name.lower().endswith(".amc")]
-    for name in follow(clips, "clips", len(clips), "clip"):
-        subject, sequence, rate = clip_name(PurePosixPath(name).stem)
+    for name, (stem, text) in follow(motions.items(), "clips", len(motions), "clip"):
+        subject, sequence, rate = clip_name(stem)
         if subject not in skeletons:
             raise UserError(f"{name}: its skeleton {subject}.asf is not in {source}: add it")
         step, rest = divmod(rate or rate_in, rate_out)
@@ -317,14 +355,16 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
             )
         if sequence in positions.setdefault(subject, {}):
             raise UserError(f"{name}: a second clip {sequence!r} of subject {subject}: remove one")
-        motion = {bone: v[::step] for bone, v in parse_amc(texts[name], name).items()}
+        motion = {bone: v[::step] for bone, v in parse_amc(text, name).items()}
         positions[subject][sequence] = forward_kinematics(skeletons[subject], motion, name)
     return positions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="zip archive or folder of .asf and .amc files")
+    parser.add_argument(
+        "source", type=Path, help="folder or archive (zip, tar, tgz) of .asf and .amc files"
+    )
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     parser.add_argument(
         "--rate_in", type=int, default=120, metavar="HZ",

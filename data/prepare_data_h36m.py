@@ -19,9 +19,13 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,8 +41,9 @@ from common.files import refuse_existing
 from common.parser import Parser
 from common.progress import follow
 from common.skeleton import SKELETONS, Skeleton
-from data.archive import MAX_MEMBER, errors_about, read_h5, read_members
+from data.archive import MAX_MEMBER, MAX_VALUES, errors_about, read_h5, read_members
 from data.datasets import H36M
+from data.mat5 import read_mat5
 from data.npz_io import save_object_arrays
 from data.pose_dataset import one_thread
 
@@ -58,6 +63,8 @@ _MD5 = {
 }
 # Metres. No joint is farther from the world's origin, unless the unit is wrong or the file damaged.
 _MAX_DISTANCE = 50.0
+_MIN_SIZE = 0.1  # metres between the outermost joints of a pose: no person is smaller
+_MAX_STEPS = 100_000  # of cdflib's loops in a file; a file of one variable takes a few hundred
 
 Positions = dict[str, dict[str, np.ndarray]]
 
@@ -91,23 +98,49 @@ def read_mat(content: bytes, where: str) -> np.ndarray:
     """
     if b"\x89HDF\r\n\x1a\n" in content[:1024]:
         return read_h5(content, "data", where).T
-    scipy = require("scipy")
-    with errors_about(where):
-        return scipy.io.loadmat(io.BytesIO(content), variable_names=["data"])["data"][0, 0]
+    return read_mat5(content, "data", where)
 
 
 def read_cdf(content: bytes, where: str) -> np.ndarray:
     """Read an official .cdf file: the variable ``Pose`` (1, T, 96) -> (T, 96)."""
     cdflib = require("cdflib")
     # cdflib reads files only by name.
-    with errors_about(where), tempfile.TemporaryDirectory() as folder:
+    with errors_about(where), tempfile.TemporaryDirectory() as folder, _bounded(cdflib.cdfread):
         path = Path(folder, "poses.cdf")
         path.write_bytes(content)
         file = cdflib.CDF(path)
-        shape = file.varinq("Pose").Dim_Sizes
-        if math.prod(shape) * 8 > MAX_MEMBER:
-            raise UserError(f"{where}: Pose holds no sequence but {shape} numbers")
+        about = file.varinq("Pose")
+        if math.prod(about.Dim_Sizes) > MAX_VALUES or about.Num_Elements != 1:
+            raise UserError(f"{where}: Pose holds no sequence but {about.Dim_Sizes} numbers")
         return np.asarray(file.varget("Pose", endrec=0))[0]
+
+
+@contextmanager
+def _bounded(cdfread: ModuleType) -> Iterator[None]:
+    """Limit the loops and the decompression of cdflib, which trusts the counts in a file: a few
+    damaged bytes would make it count to 2^31, or fill the memory."""
+    left = _MAX_STEPS
+
+    def bounded_range(*limits: int) -> range:
+        nonlocal left
+        steps = range(*limits)
+        left -= len(steps) + 1
+        if left < 0:
+            raise ValueError("a count in the file is far too large")
+        return steps
+
+    def inflate(packed: bytes) -> bytes:
+        content = zlib.decompressobj(wbits=31).decompress(packed, MAX_MEMBER)
+        if len(content) == MAX_MEMBER:
+            raise ValueError(f"a part unpacks to {MAX_MEMBER:,} bytes or more")
+        return content
+
+    def in_memory(path: str, mode: str) -> io.BytesIO:
+        return io.BytesIO(Path(path).read_bytes())  # a file would take memory for any size asked
+
+    bounds = {"range": bounded_range, "gzip_inflate": inflate, "open": in_memory}
+    with mock.patch.multiple(cdfread, create=True, **bounds):
+        yield
 
 
 def _official(suffix: str) -> re.Pattern[str]:
@@ -148,7 +181,8 @@ def to_positions(values: np.ndarray, where: str) -> np.ndarray:
     """(T, 96) millimetres -> (T, 32, 3) float32 metres.
 
     Raises:
-        UserError: another shape or type, no frames, or a joint that is not finite or beyond 50 m.
+        UserError: another shape or type, no frames, a joint that is not finite or beyond 50 m, or
+            a pose smaller than any person: all joints at zero, or in metres.
     """
     if values.ndim != 2 or values.shape[1] != 96 or values.dtype.kind != "f" or not len(values):
         raise UserError(f"{where}: frames of 96 numbers expected, got {values.shape}")
@@ -158,6 +192,17 @@ def to_positions(values: np.ndarray, where: str) -> np.ndarray:
         raise UserError(
             f"{where}: frame {int(outside.argmax())} has a joint that is not a number or is beyond "
             f"{_MAX_DISTANCE:.0f} m: the file is damaged or not in millimetres, get it again"
+        )
+    sizes = np.ptp(metres, axis=1).max(axis=1)
+    if (sizes == 0).any():
+        raise UserError(
+            f"{where}: frame {int((sizes == 0).argmax())} has all joints in one place: the file is "
+            "damaged, get it again"
+        )
+    if (size := float(np.median(sizes))) < _MIN_SIZE:
+        raise UserError(
+            f"{where}: the poses are {size * 1000:.3g} mm in size: the file is not in millimetres; "
+            "multiply metres by 1000"
         )
     return metres.astype(np.float32)
 
@@ -296,7 +341,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = parser.add_mutually_exclusive_group(required=True)
     for name, text in (
@@ -311,11 +356,11 @@ def parse_args() -> argparse.Namespace:
         help="number of joints in the 2D file (default: 16)",
     )  # fmt: skip
     add_output_options(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     output_3d = args.output_dir / H36M.file_3d()
     output_2d = args.output_dir / H36M.file_2d("gt")
     name = next(name for name in FORMS if getattr(args, name))

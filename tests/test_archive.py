@@ -6,6 +6,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_a_pipe_in_a_folder_does_not_hang(tmp_path):
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     path = mini.write_zip(tmp_path / "x.zip", [("S1/x.h5", bytes(MAX_MEMBER + 1))])
     assert path.stat().st_size < MAX_MEMBER / 500
-    with pytest.raises(UserError, match="unpacks to 67,108,865 bytes"):
+    with pytest.raises(UserError, match="unpacks to 29,360,129 bytes"):
         contents(path)
 
 
@@ -222,6 +223,14 @@ def test_h5_datasets_that_are_no_poses_are_refused():
     def group(h5py, file):
         file.create_group("poses")
 
+    def bomb(h5py, file):
+        options = {"chunks": (4, 4), "compression": "gzip", "fletcher32": True}
+        data = file.create_dataset("poses", (4, 4), "f8", **options)
+        data.id.write_direct_chunk((0, 0), zlib.compress(bytes(2**20)))
+
+    def plug_in(h5py, file):
+        file.create_dataset("poses", (4, 4), "f8", chunks=(4, 4), compression="lzf")
+
     def nothing(h5py, file):
         file["other"] = [1.0]
 
@@ -230,6 +239,8 @@ def test_h5_datasets_that_are_no_poses_are_refused():
         (large_chunks, "holds no poses"),
         (text, "holds no poses"),
         (group, "not an array of numbers"),
+        (bomb, "unpacks to more than its values"),
+        (plug_in, "an unusual compression"),
         (nothing, r"no dataset 'poses' .*\(it has: other\)"),
     ):
         content = h5_file(build)

@@ -1,5 +1,7 @@
-"""A made skeleton and motion, and forward kinematics again, bone by bone and frame by frame."""
+"""Forward kinematics again, bone by bone and frame by frame."""
 
+import re
+import tarfile
 import zipfile
 
 import numpy as np
@@ -9,65 +11,24 @@ from scipy.spatial.transform import Rotation
 from common.errors import UserError
 from data.npz_io import load_object_array
 from data.prepare_data_asfamc import JOINT_BONES, clip_name, main
-
-# Every bone that gives a joint, and "lowerback" and "lradius" between.
-PARENTS = {
-    "lhipjoint": "root", "lfemur": "lhipjoint", "ltibia": "lfemur",
-    "rhipjoint": "root", "rfemur": "rhipjoint", "rtibia": "rfemur",
-    "lowerback": "root", "upperback": "lowerback", "thorax": "upperback",
-    "upperneck": "thorax", "head": "upperneck",
-    "lclavicle": "thorax", "lhumerus": "lclavicle", "lradius": "lhumerus", "lwrist": "lradius",
-    "rclavicle": "thorax", "rhumerus": "rclavicle", "rradius": "rhumerus", "rwrist": "rradius",
-}  # fmt: skip
-DOFS = {"lfemur": "rx ry rz", "ltibia": "rx", "rfemur": "rx ry rz", "rtibia": "rx",
-        "lowerback": "rx ry rz", "lwrist": "ry", "rhumerus": "rz rx", "head": "rx rz"}  # fmt: skip
+from tests.mocap_miniature import (
+    DOFS,
+    PARENTS,
+    amc_text,
+    asf_text,
+    made_motion,
+    made_skeleton,
+)
 
 
 @pytest.fixture
 def skeleton():
-    rng = np.random.default_rng(3)
-    direction = rng.normal(size=(len(PARENTS), 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    return {
-        bone: (direction[i], rng.uniform(1, 8), rng.uniform(-90, 90, 3))
-        for i, bone in enumerate(PARENTS)
-    }
+    return made_skeleton()
 
 
 @pytest.fixture
 def motion():
-    rng = np.random.default_rng(4)
-    values = {"root": rng.normal(0, 20, (9, 6))}
-    return values | {b: rng.uniform(-90, 90, (9, len(d.split()))) for b, d in DOFS.items()}
-
-
-def asf_text(skeleton) -> str:
-    lines = ["# made", ":version 1.10", ":units", "  mass 1.0", "  length 0.45", "  angle deg",
-             ":root", "   order TX TY TZ RX RY RZ", "   axis XYZ", "   position 0 0 0",
-             "   orientation 0 0 0", ":bonedata"]  # fmt: skip
-    for number, (bone, (direction, length, axis)) in enumerate(skeleton.items()):
-        lines += ["  begin", f"    id {number}", f"    name {bone}",
-                  "    direction " + " ".join(map(repr, direction.tolist())),
-                  f"    length {length!r}",
-                  "    axis " + " ".join(map(repr, axis.tolist())) + "  XYZ"]  # fmt: skip
-        if bone in DOFS:
-            lines += [
-                f"    dof {DOFS[bone]}",
-                "    limits (-160.0 20.0)",
-                "           (-70.0 70.0)",
-            ]
-        lines.append("  end")
-    # Children before their parents: the order in a file is no promise.
-    pairs = reversed(PARENTS.items())
-    return "\n".join([*lines, ":hierarchy", "  begin", *(f"{p} {b}" for b, p in pairs), "  end"])
-
-
-def amc_text(motion) -> str:
-    lines = ["#!OML:ASF X:\\f\xfcr Bonn\\made.ASF", ":FULLY-SPECIFIED", ":DEGREES"]
-    for frame in range(len(motion["root"])):
-        lines.append(str(frame + 1))
-        lines += [f"{b} " + " ".join(map(repr, v[frame].tolist())) for b, v in motion.items()]
-    return "\n".join(lines) + "\n"
+    return made_motion()
 
 
 def expected_joints(skeleton, motion, frame) -> np.ndarray:
@@ -161,6 +122,78 @@ def test_damaged_motion_is_named(folder, tmp_path, motion, spoil, message, call)
     assert not (tmp_path / "out.npz").exists()
 
 
+def test_radians_give_the_poses_of_degrees(folder, tmp_path, motion, call):
+    assert call(main, folder, "--output", tmp_path / "degrees.npz")[0] == 0
+    turned = {bone: np.radians(values) for bone, values in motion.items()}
+    turned["root"][:, :3] = motion["root"][:, :3]  # lengths
+    path = folder / "some" / "HDM_xy_squat1Reps_007_120.amc"
+    radians = amc_text(turned).replace(":DEGREES", ":RADIANS")
+    path.write_bytes(radians.encode("latin-1"))
+    assert call(main, folder, "--output", tmp_path / "radians.npz")[0] == 0
+    found, wanted = (
+        load_object_array(tmp_path / f"{name}.npz", "positions_3d")["xy"]["squat 7"]
+        for name in ("radians", "degrees")
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    path.write_bytes(radians.replace(":RADIANS", ":DEGREES\n:RADIANS").encode("latin-1"))
+    status, _, err = call(main, folder, "--output", tmp_path / "both.npz")
+    assert status == 2 and "has both :DEGREES and :RADIANS" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("length 0.45", "length 0"), ("length 0.45", "length nan"), ("length 0.45", "length inf"),
+        ("length 0.45", "length -1"), (r"name rfemur\n    direction \S+", r"\g<0>nan"),
+        (r"(name rfemur\n.*\n    length) \S+", r"\1 0"),
+        (r"(name rfemur\n.*\n    length) \S+", r"\1 1e308"),
+        (r"(name lradius\n.*\n    length) \S+", r"\1 nan"),
+        (r"(name rfemur\n.*\n.*\n    axis) \S+", r"\1 inf"), ("dof rx ry rz", "dof tx ty tz"),
+    ],
+)  # fmt: skip
+def test_lengths_and_angles_of_a_skeleton_that_cannot_be(
+    old, new, folder, tmp_path, skeleton, call
+):
+    text = asf_text(skeleton)
+    spoilt = re.sub(old, new, text, count=1)
+    assert spoilt != text
+    (folder / "some" / "HDM_xy.asf").write_text(spoilt)
+    status, _, err = call(main, folder, "--output", tmp_path / "out.npz")
+    assert status == 2 and err.count("\n") == 1 and folder.name in err
+    assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "another content", "another method", "outside"])
+def test_archives_that_are_not_whole_end_in_one_line(damage, folder, tmp_path, call):
+    archive = tmp_path / "mocap.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in folder.rglob("*.*"):
+            up = "../" if damage == "outside" else ""
+            zipped.write(path, up + path.relative_to(folder).as_posix())
+    content = bytearray(archive.read_bytes())
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.index(magic)
+        if damage == "encrypted":
+            content[place + flags] |= 1
+        if damage == "another method":
+            content[place + flags + 2] = 98
+    if damage == "another content":
+        content[content.index(b":version")] ^= 1
+    archive.write_bytes(content)
+    status, _, err = call(main, archive, "--output", tmp_path / "out.npz")
+    assert status == 2 and err.count("\n") == 1 and "mocap.zip" in err
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_tar_archive_and_hidden_files(folder, tmp_path, call):
+    (folder / "some" / "._HDM_xy.asf").write_bytes(b"a resource fork")
+    archive = tmp_path / "mocap.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, "mocap")
+    status, out, _ = call(main, archive, "--output", tmp_path / "out.npz")
+    assert status == 0 and "2 sequences, 6 frames" in out
+
+
 def test_wrong_input_ends_in_one_line(folder, tmp_path, skeleton, call):
     output = tmp_path / "out.npz"
     asf = folder / "some" / "HDM_xy.asf"
@@ -172,7 +205,7 @@ def test_wrong_input_ends_in_one_line(folder, tmp_path, skeleton, call):
 
     assert "is not there" in refused(tmp_path / "absent.zip")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 no archive")
-    assert "not a complete zip" in refused(tmp_path / "broken.zip")
+    assert "broken.zip cannot be read" in refused(tmp_path / "broken.zip")
     (tmp_path / "empty").mkdir()
     assert "no .asf and .amc" in refused(tmp_path / "empty")
     assert "is no multiple of 50 Hz" in refused(folder, "--rate_out", "50")
