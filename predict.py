@@ -18,6 +18,7 @@ import common.start  # isort: split
 import argparse
 import json
 import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from common.parser import Parser
 from common.progress import follow
 from common.skeleton import Skeleton
 from common.visualize import check_picture_name, save_predictions
+from data.npz_io import load_object_array
 from training.acceleration import select_device
 from training.flag_types import whole
 from training.lifter import Lifter, load_lifter
@@ -188,17 +190,17 @@ def _read_array(path: Path) -> Any:
     """The array of an npy or npz file, or the nested lists of a JSON file."""
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8"))
-    found = np.load(path, allow_pickle=False)
     if path.suffix != ".npz":
-        return found
-    names = found.files
+        return np.load(path, allow_pickle=False)
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
     if "keypoints" not in names and len(names) != 1:
         raise UserError(
             f"{path} has the arrays {', '.join(names)}: name one of them keypoints"
             if names
             else f"{path} has no array: store one named keypoints"
         )
-    return found["keypoints" if "keypoints" in names else names[0]]
+    return load_object_array(path, "keypoints" if "keypoints" in names else names[0])
 
 
 @torch.inference_mode()

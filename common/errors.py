@@ -29,7 +29,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     A :class:`UserError` is printed as one line on stderr, exit status 2. Ctrl-C ends with status
     130, :class:`SignalledError` with 128 plus the number, and a closed output pipe with status 1.
-    Other exceptions propagate.
+    An error of the system about a file is one line too, exit status 2. Other exceptions propagate.
     """
     try:
         main()
@@ -46,11 +46,14 @@ def run_script(main: Callable[[], None]) -> None:
         sys.stdout = None  # else the interpreter would try to write the rest of the output
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno in _FULL:
+            sys.stdout = None
+            where = f"cannot write {error.filename or 'the output'}"
+        elif error.filename is not None:
+            where = f"cannot use {str(error.filename)[:200]}"
+        else:
             raise
-        sys.stdout = None
-        name = f" {error.filename}" if error.filename else " the output"
-        print(f"error: cannot write{name}: {error.strerror}", file=sys.stderr)
+        print(f"error: {where}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)

@@ -349,7 +349,9 @@ def _read_sequences(info: DatasetInfo, path: Path, key: str) -> Sequences:
     nested = isinstance(found, dict) and all(isinstance(v, dict) for v in found.values())
     if not nested:
         raise UserError(f"{path}: {key} is not {{subject: {{sequence: ...}}}}: prepare it again")
-    return found
+    return {
+        subject: dict(sequences) for subject, sequences in found.items()
+    }  # they may be one dict
 
 
 def _read_2d(

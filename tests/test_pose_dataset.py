@@ -221,3 +221,13 @@ def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
 
         seen = project(target + root, batch.intrinsics[row])
         assert torch.allclose(seen, batch.inputs_2d[row], atol=2e-6)
+
+
+def test_subjects_may_share_one_dict_of_sequences(tmp_path):
+    """As a file may have it whose pickle refers to one object twice."""
+    sequences = {"Walking": made_motion(np.random.default_rng(0), 5)}
+    save_object_arrays(
+        tmp_path / "data_3d_h36m.npz", positions_3d=dict.fromkeys(H36M.subjects_test, sequences)
+    )
+    (dataset,) = load_h36m(tmp_path)
+    assert len(dataset) == 2 * 4 * 5

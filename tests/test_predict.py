@@ -141,3 +141,8 @@ def test_nothing_is_replaced_unasked(checkpoint, keypoints, call, tmp_path):
 def test_a_camera_that_is_not_used_is_said(checkpoint, keypoints, call):
     status, out, _ = call(predict.main, checkpoint(False), keypoints, *SIZE, "--fov", 50)
     assert status == 0 and "no effect" in out
+
+
+def test_a_path_that_no_system_takes_is_one_line(call, checkpoint):
+    status, _, err = call(predict.main, checkpoint(False), "x" * 5000 + ".npy")
+    assert status == 2 and err.count("\n") == 1 and "File name too long" in err

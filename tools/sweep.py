@@ -37,7 +37,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
@@ -297,18 +296,14 @@ def _cores() -> int:
 
 
 def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.Popen:
-    """Start a run, or resume it if it has a checkpoint."""
+    """Start a run, or go on from its newest checkpoint, also inside an epoch."""
     folder, logs = out / job.id, out / "logs"
-    arguments = [*job.arguments, "--checkpoint", str(out), "--name", job.id]
+    arguments = [*job.arguments, "--checkpoint", str(out), "--name", job.id, "--resume", "auto"]
     if device:
         arguments += ["--device", device]
     with os_errors_as_user_errors(f"write in {out}"):
         (folder / RESULTS).unlink(missing_ok=True)  # incomplete, or the run would be skipped
         logs.mkdir(exist_ok=True)
-    if (folder / LAST).is_file():
-        arguments += ["--resume", str(folder / LAST)]
-    elif folder.exists():  # interrupted in its first epoch
-        _remove(folder)
     count = str(threads)
     with (
         os_errors_as_user_errors(f"start a run in {out}"),
@@ -323,19 +318,6 @@ def _start(job: Job, out: Path, device: str | None, threads: int) -> subprocess.
             env={**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
             start_new_session=True,  # Ctrl-C reaches only the sweep, which then stops its runs
         )
-
-
-def _remove(folder: Path) -> None:
-    """Remove a run's folder, locked until it is gone: no run begins in it meanwhile.
-
-    Raises:
-        UserError: a process uses it, or it cannot be removed.
-    """
-    with FolderLock(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-    with os_errors_as_user_errors(f"remove {folder}"):
-        if folder.exists():  # Windows does not remove the lock while it is open
-            shutil.rmtree(folder)
 
 
 def _failure_reason(process: subprocess.Popen, out: Path, job: Job) -> str | None:

@@ -11,6 +11,7 @@ from training.published_settings import script_of
 ROOT = Path(__file__).resolve().parents[1]
 LAST, BEST, RESULTS = "ckpt_last.pth.tar", "ckpt_best.pth.tar", "results.json"
 STEP = "ckpt_step.pth.tar"
+NOT_FINITE = "not_finite_step_"  # a step that could not be taken
 OPTIONS, LOG = "options.json", "log.csv"
 PICTURES = CURVES, POSES = "curves.png", "poses.png"
 NO_RUN = ""  # what "--resume auto" stands for where there is no run
@@ -52,7 +53,9 @@ def is_empty_run(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
-    return all(name in (OPTIONS, LOCK) or is_partial(name) for name in names)
+    return all(
+        name in (OPTIONS, LOCK) or is_partial(name) or name.startswith(NOT_FINITE) for name in names
+    )
 
 
 def _is_of(folder: Path, script: str) -> bool:

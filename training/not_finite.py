@@ -3,7 +3,7 @@
 from training import distributed
 from training.checkpoint import save_checkpoint
 from training.engine import NotFiniteError, Training
-from training.find_run import LAST, STEP
+from training.find_run import LAST, NOT_FINITE, STEP
 from training.run_folder import RunFolder
 from training.training_state import training_state
 
@@ -17,7 +17,7 @@ def report_not_finite(error: NotFiniteError, run: RunFolder, training: Training)
     Returns:
         One line: what happened, where it is saved, how to go on, and what most likely caused it.
     """
-    path = run.folder / f"not_finite_step_{error.at.step}.pth.tar"
+    path = run.folder / f"{NOT_FINITE}{error.at.step}.pth.tar"
     if distributed.is_main():
         batch = {key: value for key, value in vars(error.batch).items() if value is not None}
         before = {**vars(error.at), "batch": batch, "random_state": error.random_state}
