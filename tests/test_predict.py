@@ -144,5 +144,5 @@ def test_a_camera_that_is_not_used_is_said(checkpoint, keypoints, call):
 
 
 def test_a_path_that_no_system_takes_is_one_line(call, checkpoint):
-    status, _, err = call(predict.main, checkpoint(False), "x" * 5000 + ".npy")
+    status, _, err = call(predict.main, checkpoint(False), "x" * 5000 + ".npy", *SIZE)
     assert status == 2 and err.count("\n") == 1 and "File name too long" in err
