@@ -23,8 +23,6 @@ from tools.made_bodies import made_motion
 from training import report
 from training.checkpoint import load_checkpoint
 
-pytest_plugins = ["tests.refusals"]
-
 ROOT = Path(__file__).resolve().parents[1]
 # A slice of the bundled data that trains in seconds.
 SLICE = ["--dataset", "hdm05", "--actions", "throwBasketball", "--downsample", "12", "-z", "16",

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -162,12 +163,22 @@ def legacy_checkpoints(folder: Path) -> list[bytes]:
     return whole * 3 + [legacy_file(program) for program in hostile_pickles(folder / "canary")]
 
 
+_FIGURES = {"mpjpe_mm": 50.0, "p_mpjpe_mm": 40.0}
+_ROW = {
+    "epoch": 1, "step": 3, "lr": 1e-3, "loss": 0.1, "train_seconds": 1.0, "test_seconds": 1.0,
+} | _FIGURES  # fmt: skip
+_ACTIONS = {"sneak": {"frames": 3} | _FIGURES}
+_RESULT = {"epoch": 1, "chosen_by": "x", "frames": 3, "per_action": _ACTIONS} | _FIGURES
+
+
 def checkpoints(folder: Path) -> list[bytes]:
     content = {
         "epoch": 1, "step": 3, "lr": 1e-3, "error": np.float64(2), "state_dict": weights(),
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3}]},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}],
+        },
         "model": NETWORK, "dataset": {"name": "hdm05"}, "options": vars(opt.parse_gcn([])),
-        "history": [{"epoch": 1, "mpjpe_mm": 50.0}], "best": {"epoch": 1, "mpjpe_mm": 50.0},
+        "history": [_ROW], "last": _RESULT, "best": _RESULT,
     }  # fmt: skip
     return [_torch_file(content), _torch_file(weights())]
 
@@ -282,8 +293,8 @@ def gather(path: Path) -> None:
     folder = path.parent / "out" / rows["a"][0].id
     folder.mkdir(parents=True)
     path.replace(folder / sweep.RESULTS)
-    sweep.save_comparison = lambda path, rows: None  # pictures take long
-    sweep.gather("spec", rows, path.parent / "out", sweep.read_spec(path.with_name("spec")))
+    with mock.patch.object(sweep, "save_comparison"):  # pictures take long
+        sweep.gather("spec", rows, path.parent / "out", sweep.read_spec(path.with_name("spec")))
 
 
 def _written(path: Path, text: str) -> Path:

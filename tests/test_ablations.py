@@ -16,8 +16,9 @@ from models.build import MODELS
 from tests.conftest import ROOT
 from training.checkpoint import load_checkpoint
 
-SHORT = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z", "8", "-l", "1",
-         "-e", "1", "--device", "cpu"]  # fmt: skip
+SMALL = ["--dataset", "hdm05", "--actions", "sneak", "--downsample", "25", "-z", "8", "-l", "1",
+         "--device", "cpu"]  # fmt: skip
+SHORT = [*SMALL, "-e", "1"]
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_every_model_trains_and_its_checkpoint_is_tested(train, call, tmp_path, 
     ours = {"dataset": "hdm05", "actions": ["sneak"], "downsample": 25, "hid_dim": 8,
             "num_layers": 1, "epochs": 1}  # fmt: skip
     assert results["departures"] == ours and settings["model"] == name
-    flags = [*SHORT, "--model", name, "--evaluate", path, "--results", tmp_path / "r.json"]
+    flags = [*SMALL, "--model", name, "--evaluate", path, "--results", tmp_path / "r.json"]
     assert call(main_gcn.main, *flags)[0] == 0
     again = json.loads((tmp_path / "r.json").read_text())
     assert again["departures"] == ours
@@ -80,20 +81,20 @@ def test_every_choice_trains_and_is_named(train, call, flags):
              for f in flags if f.startswith("--")}  # fmt: skip
     assert given <= departures.keys()
     assert all(f"{key} {departures[key]}" in out for key in given)
-    assert call(main_gcn.main, *SHORT, "--evaluate", path)[0] == 0  # it brings its flags with it
+    assert call(main_gcn.main, *SMALL, "--evaluate", path)[0] == 0  # it brings its flags with it
     of_network = given & results["model"].keys() - {"dropout", "modulation_init"}
     if of_network:  # a file that has no flags says it by its network; others typed are refused
         saved = torch.load(path, weights_only=True)
         bare = path.with_name("bare.pth.tar")
         torch.save({key: saved[key] for key in ("state_dict", "model")}, bare)
-        assert call(main_gcn.main, *SHORT, "--evaluate", bare)[0] == 0
+        assert call(main_gcn.main, *SMALL, "--evaluate", bare)[0] == 0
         usual = vars(opt.parse_gcn([]))
         typed = [flag for key in of_network for flag in as_typed(key, usual[key])]
-        status, _, err = call(main_gcn.main, *SHORT, *typed, "--evaluate", bare)
+        status, _, err = call(main_gcn.main, *SMALL, *typed, "--evaluate", bare)
         assert status == 2 and err.count("\n") == 1
         assert all(f"--{key}" in err or f"--no-{key}" in err for key in of_network)
         remedy = re.search("; give (.*)", err)[1].split()
-        assert call(main_gcn.main, *SHORT, *typed, *remedy, "--evaluate", bare)[0] == 0
+        assert call(main_gcn.main, *SMALL, *typed, *remedy, "--evaluate", bare)[0] == 0
 
 
 def test_detected_2d_knows_them_too(train, call, tmp_path):
@@ -109,7 +110,7 @@ def test_detected_2d_knows_them_too(train, call, tmp_path):
         (file,) = folder.iterdir()
         bare = "state_dict" not in torch.load(file, weights_only=True)
         assert bare == (name != "mul")
-        evaluate = [*SHORT, "--keypoints", "noisy", "--evaluate", folder]
+        evaluate = [*SMALL, "--keypoints", "noisy", "--evaluate", folder]
         assert call(main_graph.main, *evaluate, *flags)[0] == 0
         assert call(main_graph.main, *evaluate)[0] == 0
         status, _, err = call(main_graph.main, *evaluate, "--model", "mgcn")

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def stopping(monkeypatch):
                 signal.raise_signal(signum)
             return evaluate(*arguments)
 
-        with monkeypatch.context() as patched:
+        with monkeypatch.context() as patched, _listening(signum):
             patched.setattr(script, "loss_of", counted_loss_of)
             patched.setattr(script, "evaluate", counted_evaluate)
             with pytest.raises(SignalledError) as stopped:
@@ -59,6 +60,14 @@ def stopping(monkeypatch):
         return str(stopped.value)
 
     return run
+
+
+@contextmanager
+def _listening(signum):
+    """Where the tests run in the background, Ctrl-C is ignored, and the script follows that."""
+    before = signal.signal(signum, signal.default_int_handler)
+    yield
+    signal.signal(signum, before)
 
 
 def assert_same_run(found: Path, wanted: Path) -> None:

@@ -322,8 +322,8 @@ class _Stream(PoseLoader):
         epochs = map(super().shuffled_batches, itertools.count(1))
         self._batches = itertools.chain.from_iterable(epochs)
 
-    def shuffled_batches(self, epoch: int) -> Iterator[PoseBatch]:
-        """The next ``steps`` batches; ``epoch`` is ignored."""
+    def shuffled_batches(self, epoch: int, done: int = 0) -> Iterator[PoseBatch]:
+        """The next ``steps`` batches; ``epoch`` and ``done`` are ignored."""
         return itertools.islice(self._batches, self.steps)
 
 
