@@ -15,7 +15,7 @@ demo: $(VENV)/.run-requirements
 test: $(VENV)/.test-requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --refusals=$(VENV)/refusals.tsv
 
 faults: $(VENV)/.test-requirements
 	$(VENV)/bin/python -m tests.faults

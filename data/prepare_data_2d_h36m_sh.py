@@ -13,6 +13,7 @@ folders are read too. The output has {subject: {sequence: [4 x (T, 16, 2) float3
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -109,7 +110,7 @@ def _in_camera_order(views: dict[str, np.ndarray], subject: str, name: str) -> l
     return [views[camera] for camera in cameras]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "-pt", type=Path, metavar="PATH", help="h36m.zip, or the folder it unpacks to"
@@ -119,7 +120,7 @@ def main() -> None:
         help="stacked_hourglass_fined_tuned_240.tar.gz, or the folder it unpacks to",
     )  # fmt: skip
     add_output_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     jobs = [
         (source, folder, args.output_dir / H36M.file_2d(keypoints))
         for flag, (folder, keypoints) in SOURCES.items()

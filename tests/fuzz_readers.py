@@ -175,7 +175,8 @@ def checkpoints(folder: Path) -> list[bytes]:
     content = {
         "epoch": 1, "step": 3, "lr": 1e-3, "error": np.float64(2), "state_dict": weights(),
         "optimizer": {
-            "state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}],
+            "state": {0: {"step": torch.tensor(3.0)}},
+            "param_groups": [{"lr": 1e-3, "params": [0]}],
         },
         "model": NETWORK, "dataset": {"name": "hdm05"}, "options": vars(opt.parse_gcn([])),
         "history": [_ROW], "last": _RESULT, "best": _RESULT,
