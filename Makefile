@@ -1,12 +1,14 @@
 # make demo   train and test on the bundled motion capture, from nothing but Python 3
 # make test   lint and tests
 # make fuzz   damaged and hostile input files by the ten thousand, in minutes
+# make mutants   code changed in one place at a time: do its tests notice? Half an hour
+# make coverage  the lines that the tests run, folder by folder, and the lines that they do not
 # All make their own virtual environment in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 RUN := demo-$(shell date +%Y-%m-%dT%H-%M-%S)
 
-.PHONY: demo test fuzz
+.PHONY: demo test fuzz mutants coverage
 demo: $(VENV)/.run-requirements
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --epochs 10 --name $(RUN)
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --evaluate checkpoint/$(RUN)/ckpt_last.pth.tar
@@ -18,6 +20,17 @@ test: $(VENV)/.test-requirements
 
 fuzz: $(VENV)/.test-requirements
 	$(VENV)/bin/python -m tests.fuzz_inputs 2>$(VENV)/fuzz.log || { tail $(VENV)/fuzz.log; exit 1; }
+
+mutants: $(VENV)/.test-requirements
+	$(VENV)/bin/python tools/mutants.py
+
+coverage: $(VENV)/.test-requirements
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest -q
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage report --skip-covered
+	@for room in common data models training tools; do \
+	    echo "$$room: $$($(VENV)/bin/coverage report --include="$$room/*" --format=total)%"; done
 
 $(VENV)/.run-requirements: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
