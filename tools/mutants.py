@@ -118,7 +118,7 @@ def changed_nodes(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Call(func=func, args=args):
             if isinstance(func, ast.Attribute) and not isinstance(func.value, ast.Name):
                 yield func.value
-            if len(args) > 1:
+            if len(args) > 1 and ast.unparse(func) not in ("max", "min"):
                 yield _with(node, args=[args[1], args[0], *args[2:]])
         case ast.Expr(value=ast.Call()):
             yield ast.Pass()
