@@ -31,6 +31,8 @@ coverage: $(VENV)/.test-requirements
 	$(VENV)/bin/coverage report --skip-covered
 	@for room in common data models training tools; do \
 	    echo "$$room: $$($(VENV)/bin/coverage report --include="$$room/*" --format=total)%"; done
+	@echo "scripts: $$($(VENV)/bin/coverage report --include="main_*.py,opt.py,predict.py" \
+	    --format=total)%"
 
 $(VENV)/.run-requirements: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

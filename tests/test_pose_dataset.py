@@ -221,3 +221,25 @@ def test_training_epochs_hold_every_pose_as_it_is_and_mirrored(h36m_folder):
 
         seen = project(target + root, batch.intrinsics[row])
         assert torch.allclose(seen, batch.inputs_2d[row], atol=2e-6)
+
+
+def test_actions_that_the_file_lacks_are_named_with_the_subjects(tmp_path):
+    make_h36m(tmp_path)
+    with pytest.raises(UserError, match="has no frames of Posing, Smoking by S9, S11"):
+        load_h36m(tmp_path, actions=["Smoking", "Posing"])
+
+
+def test_unreadable_2d_is_passed_over_where_it_is_not_needed(tmp_path):
+    positions = make_h36m(tmp_path)
+
+    def spoil(keypoints, subjects):
+        for subject in subjects:
+            keypoints[subject] = {name: [0.5] * 4 for name in keypoints[subject]}
+
+    write_2d(tmp_path, positions, "train", lambda k: spoil(k, H36M.subjects_train))
+    write_2d(tmp_path, positions, "all", lambda k: spoil(k, list(k)))
+    (projected,) = load_h36m(tmp_path)
+    (read,) = load_h36m(tmp_path, keypoints="train")
+    assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
+    with pytest.raises(UserError, match=r"S9/Sitting, camera 54138969: \(T, joints, 2\) numbers"):
+        load_h36m(tmp_path, keypoints="all")
