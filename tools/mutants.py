@@ -42,15 +42,18 @@ TESTS = {
     "common/input_view.py": ("test_input_view",),
     "common/skeleton.py": ("test_skeleton",),
     "data/augment.py": ("test_augment",),
-    "data/pose_dataset.py": ("test_pose_dataset", "test_augment", "test_distributed"),
+    "data/pose_dataset.py": (
+        "test_pose_dataset", "test_augment", "test_check_data", "test_distributed",
+    ),
     "training/lifter.py": ("test_lifter", "test_predict"),
-}
+}  # fmt: skip
 # {file: {"line -> changed line": why no test can notice}}, the lines as ast.unparse writes them.
 _SYMMETRIC = "the distance from prediction to target is that from target to prediction"
 _NEWTON = (
     "only where the iteration starts or ends: it converges to the same root, since the polynomial "
     "is convex above 1 and its slope is positive there, and 12 iterations are more than it needs"
 )
+_RANDOM = "other random numbers of the same distribution"
 EQUIVALENT = {
     "common/metrics.py": {
         "return _share_within(pred, target, (threshold,)) -> "
@@ -62,6 +65,16 @@ EQUIVALENT = {
         "for _ in range(12): -> for _ in range(13):": _NEWTON,
         "inaccurate = ~(z.flatten() > _MIN_Z) -> inaccurate = ~(z.flatten() >= _MIN_Z)":
             "at the limit itself both ways of computing the rotation are exact",
+    },
+    "data/augment.py": {
+        "side = torch.linalg.cross(up, torch.randn_like(up)) -> "
+        "side = torch.linalg.cross(torch.randn_like(up), up)": _RANDOM,
+        "angle = math.pi * (2 * torch.rand(len(up), device=up.device) - 1) -> "
+        "angle = math.pi * (2 * torch.rand(len(up), device=up.device) - 2)": _RANDOM,
+        "rotation = rotation_about(side, angle) @ rotation -> "
+        "rotation = rotation @ rotation_about(side, angle)": _RANDOM,
+        "scale = torch.exp(self.bone_sigma * bone + self.size_sigma * size) -> "
+        "scale = torch.exp(self.bone_sigma * bone - self.size_sigma * size)": _RANDOM,
     },
 }  # fmt: skip
 
