@@ -8,7 +8,7 @@ from common.skeleton import H36M_16, H36M_17
 from data.cameras import h36m_cameras
 from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
-from data.pose_dataset import PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseLoader, load_pose_datasets, one_thread
 from tests.conftest import ROOT, load_h36m, make_h36m, write_2d
 from tools.made_bodies import made_motion
 
@@ -243,3 +243,22 @@ def test_unreadable_2d_is_passed_over_where_it_is_not_needed(tmp_path):
     assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
     with pytest.raises(UserError, match=r"S9/Sitting, camera 54138969: \(T, joints, 2\) numbers"):
         load_h36m(tmp_path, keypoints="all")
+
+
+def test_sequences_of_one_frame_are_checked_too(tmp_path):
+    positions = make_h36m(tmp_path, frames=1)
+    load_h36m(tmp_path)
+    millimetres = {s: {n: 1000 * m for n, m in clips.items()} for s, clips in positions.items()}
+    save_object_arrays(tmp_path / "data_3d_h36m.npz", positions_3d=millimetres)
+    with pytest.raises(UserError, match="--no-check_data"):
+        load_h36m(tmp_path)
+
+
+def test_threads_are_as_they_were_after_one_thread():
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
