@@ -262,3 +262,14 @@ def test_threads_are_as_they_were_after_one_thread():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_the_second_half_of_the_numbers_of_an_epoch_are_the_mirrored_poses(h36m_folder):
+    """So a seed keeps its meaning over versions."""
+    (dataset,) = load_h36m(h36m_folder)
+    generator = torch.Generator().manual_seed(5 * 1_000_003 + 2)
+    numbers = torch.randperm(2 * len(dataset), generator=generator)
+    batches = PoseLoader(dataset, 50, seed=5, flips=True).shuffled_batches(2)
+    for batch, expected in zip(batches, numbers.split(50), strict=True):
+        assert torch.equal(batch.index, expected % len(dataset))
+        assert torch.equal(batch.flipped, expected >= len(dataset))
