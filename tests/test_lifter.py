@@ -57,6 +57,12 @@ def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
                 assert value is None or abs(value - other) < 1e-4
 
 
+def test_there_is_no_refinement_unless_asked_for():
+    lifter = build_lifter(opt.parse_graph(NOISY), "main_graph", None)
+    assert lifter.networks().keys() == {"state_dict"}
+    assert lifter_of("--post_refine")[1].networks().keys() == {"state_dict", "post_refine"}
+
+
 def test_flipped_twins_are_averaged_at_test(h36m_folder):
     (dataset,) = load_h36m(h36m_folder, H36M_17)
     _, lifter = lifter_of()
