@@ -2,12 +2,14 @@
 # make test   lint and tests
 # make faults runs that are killed, disks that are full, files that are damaged: half an hour
 # make fuzz   100,000 damaged and hostile files, command lines and specs, in minutes
+# make mutants   code changed in one place at a time: do its tests notice? Half an hour
+# make coverage  the lines that the tests run, folder by folder, and the lines that they do not
 # All make their own virtual environment in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
 RUN := demo-$(shell date +%Y-%m-%dT%H-%M-%S)
 
-.PHONY: demo test faults fuzz
+.PHONY: demo test faults fuzz mutants coverage
 demo: $(VENV)/.run-requirements
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --epochs 10 --name $(RUN)
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --evaluate checkpoint/$(RUN)/ckpt_last.pth.tar
@@ -22,6 +24,19 @@ faults: $(VENV)/.test-requirements
 
 fuzz: $(VENV)/.test-requirements
 	$(VENV)/bin/python -m tests.fuzz_inputs
+
+mutants: $(VENV)/.test-requirements
+	$(VENV)/bin/python tools/mutants.py
+
+coverage: $(VENV)/.test-requirements
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest -q
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage report --skip-covered
+	@for room in common data models training tools; do \
+	    echo "$$room: $$($(VENV)/bin/coverage report --include="$$room/*" --format=total)%"; done
+	@echo "scripts: $$($(VENV)/bin/coverage report --include="main_*.py,opt.py,predict.py" \
+	    --format=total)%"
 
 $(VENV)/.run-requirements: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -160,3 +161,26 @@ def test_the_source_is_left_as_it_was(dataset):
     for batch in PoseLoader(replace(dataset), 64, augmentation=Augmentation()).shuffled_batches(1):
         assert batch.inputs_2d.isfinite().all()
     assert torch.equal(before[0], dataset.targets_3d) and torch.equal(before[1], dataset.inputs_2d)
+
+
+def test_half_of_the_poses_are_turned_by_any_angle_alike():
+    vertical = up(20_000)
+    share = (Augmentation()._random_rotations(vertical) == torch.eye(3)).all(dim=(1, 2))
+    assert 0.48 < share.float().mean() < 0.52
+    rotation = Augmentation(turn=1.0)._random_rotations(vertical).double().numpy()
+    angle = Rotation.from_matrix(rotation).as_rotvec() @ vertical[0].double().numpy()
+    for k in (1, 2, 3):  # the harmonics of angles that are uniform over the circle are zero
+        assert abs(np.exp(1j * k * angle).mean()) < 0.03
+
+
+def test_a_size_is_of_the_whole_body_and_lengths_are_of_groups_of_bones(dataset):
+    pose = dataset.targets_3d.repeat(20, 1, 1)[:4000]
+    for strength, spread in (
+        (Augmentation(bone_sigma=0.0), 0.03),
+        (Augmentation(size_sigma=0.0), 0.05),
+    ):
+        changed = strength.change_bone_lengths(pose, H36M_17)
+        factor = (bones(changed).norm(dim=-1) / bones(pose).norm(dim=-1)).log()
+        assert factor.std(dim=0).mean() == pytest.approx(spread, rel=0.1)
+        alike = factor.std(dim=1).max() < 1e-4
+        assert alike == (strength.bone_sigma == 0)

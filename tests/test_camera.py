@@ -86,3 +86,10 @@ def test_intrinsics_of_other_length_are_refused():
 def test_normalised_focal_length_is_two_f_over_w():
     camera = h36m_cameras("S1")[0]
     assert math.isclose(camera.intrinsics[0].item(), 2 * 1145.0494384765625 / 1000)
+
+
+def test_rays_far_outside_the_image_are_seen_at_the_limit_of_the_lens():
+    intrinsics = h36m_cameras("S9")[0].intrinsics
+    far = torch.tensor([[-7.0, 0.2, 1.0], [6.0, -0.1, 2.0], [0.3, -4.0, 1.0], [0.1, 5.0, 2.0]])
+    limit = torch.tensor([[-1.0, 0.2, 1.0], [1.0, -0.05, 1.0], [0.3, -1.0, 1.0], [0.05, 1.0, 1.0]])
+    assert torch.allclose(project(far, intrinsics), project(limit, intrinsics))

@@ -128,3 +128,11 @@ def test_no_2d_however_damaged_gives_an_infinite_view():
     intrinsics = h36m_cameras("S9")[0].intrinsics.float().expand(100, 9)
     view, rotation = InputView(root_view=True).apply(screen, intrinsics)
     assert view.isfinite().all() and rotation.isfinite().all()
+
+
+def test_what_is_behind_the_virtual_camera_is_divided_by_a_tenth():
+    found = torch.tensor([[[3.0, 0.0], [-3.0, 0.5]]], dtype=torch.float64)
+    view, rotation = root_centred_view(found)
+    behind = rotation[0] @ torch.tensor([-3.0, 0.5, 1.0], dtype=torch.float64)
+    assert behind[2] < 0
+    assert torch.allclose(view[0, 1, :2], 5 * behind[:2] / 0.1)

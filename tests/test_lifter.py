@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import opt
+from common.camera import back_project_pose
 from common.errors import UserError
-from common.input_view import InputView
+from common.input_view import InputView, rotate
 from common.skeleton import H36M_16, H36M_17
 from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
@@ -56,6 +57,12 @@ def test_evaluation_does_not_depend_on_the_batches(h36m_folder, refine):
                 assert value is None or abs(value - other) < 1e-4
 
 
+def test_there_is_no_refinement_unless_asked_for():
+    lifter = build_lifter(opt.parse_graph(NOISY), "main_graph", None)
+    assert lifter.networks().keys() == {"state_dict"}
+    assert lifter_of("--post_refine")[1].networks().keys() == {"state_dict", "post_refine"}
+
+
 def test_flipped_twins_are_averaged_at_test(h36m_folder):
     (dataset,) = load_h36m(h36m_folder, H36M_17)
     _, lifter = lifter_of()
@@ -67,3 +74,63 @@ def test_flipped_twins_are_averaged_at_test(h36m_folder):
     # so the prediction of a mirrored input is the mirrored prediction
     mirrored = H36M_17.flip(lifter.tested_pose(twin))
     assert torch.allclose(mirrored, lifter.tested_pose(batch), atol=1e-6)
+
+
+class Stub(torch.nn.Module):
+    """Gives back what it was built with, and keeps what it was called with."""
+
+    def __init__(self, found: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.found = found
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        self.given = given
+        return given[0] if self.found is None else self.found
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_poses_of_a_rotated_view_come_back_to_camera_space(h36m_folder, flip_test):
+    (dataset,) = load_h36m(h36m_folder)
+    batch, view = dataset.batch(torch.arange(40)), InputView(True, True)
+    _, rotation = view.apply(batch.inputs_2d, batch.intrinsics)
+    exact = rotate(batch.targets_3d, rotation)
+    lifter = Lifter(Stub(exact), {}, view, H36M_16, flip_test)
+    if flip_test:  # the twin is given the mirrored view, whose answer is the mirrored pose
+        lifter.network.forward = lambda inputs: (
+            exact if torch.equal(inputs, given) else H36M_16.flip(exact)
+        )
+        given, _ = view.apply(batch.inputs_2d, batch.intrinsics)
+    assert (exact - batch.targets_3d).abs().max() > 0.01
+    assert torch.allclose(
+        lifter.lift(batch.inputs_2d, batch.intrinsics), batch.targets_3d, atol=1e-6
+    )
+    pose, target, same = lifter.pose_and_target(batch)
+    assert torch.equal(pose, target) and torch.equal(same, rotation)
+
+
+@pytest.mark.parametrize("true_root_depth", [True, False])
+def test_the_depth_of_the_root_is_the_true_one_or_that_of_the_pose(h36m_folder, true_root_depth):
+    (dataset,) = load_h36m(h36m_folder)
+    batch, refinement = dataset.batch(torch.arange(40)), Stub()
+    lifter = Lifter(
+        Stub(), {}, InputView(), H36M_16, post_refine=refinement, true_root_depth=true_root_depth
+    )
+    larger = 1.25 * batch.targets_3d  # as it would be seen from 1.25 times as far away
+    assert lifter.refine(larger, batch) is larger
+    depth = batch.root_3d[:, 2] * (1.0 if true_root_depth else 1.25)
+    expected = back_project_pose(larger, batch.inputs_2d, depth, batch.intrinsics)
+    pose, lifted = refinement.given
+    assert pose is larger and torch.allclose(lifted, expected, atol=1e-3)
+
+
+def test_poses_are_tested_before_and_after_refinement(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder)
+    batch = dataset.batch(torch.arange(8))
+    before, after = torch.randn(2, 8, 16, 3)
+    lifter = Lifter(Stub(before), {}, InputView(), H36M_16, post_refine=Stub(after))
+    assert torch.equal(lifter.tested_pose(batch), before)
+    assert torch.equal(lifter.refined_pose(batch), after)
+    assert not lifter.network.training and not lifter.post_refine.training
+    unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
+    with pytest.raises(UserError, match="--no-post_refine"):
+        lifter.check_data(unknown)

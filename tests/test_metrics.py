@@ -1,9 +1,22 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from common.metrics import ActionErrors, mpjpe, nearest_rotation, p_mpjpe, published_form
+from common.metrics import (
+    ActionErrors,
+    auc,
+    mpjpe,
+    nearest_rotation,
+    p_mpjpe,
+    pck,
+    published_form,
+    root_centred,
+    scored_joints,
+)
+from common.skeleton import H36M_16, H36M_17
 from tools.textbook import textbook_p_mpjpe
 
 
@@ -191,3 +204,87 @@ def test_action_errors_are_means_of_each_action_then_of_the_actions():
     )
     assert found["per_action"]["absent"] == {"mpjpe_mm": None, "p_mpjpe_mm": None, "frames": 0}
     assert found["frames"] == 30 and found["per_action"]["walk"]["frames"] == 20
+
+
+def near_poses(batch: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and targets, root-centred, with some joints within the threshold of PCK."""
+    target, noise = 0.3 * torch.randn(batch, 16, 3), 0.06 * torch.randn(batch, 16, 3)
+    return target - target[:, :1] + noise, target - target[:, :1]
+
+
+def share_by_hand(pred: np.ndarray, target: np.ndarray, millimetres: float) -> float:
+    """Joint by joint, in millimetres, over the names of the official list."""
+    scored = [joint for joint, name in enumerate(H36M_16.names) if name not in ("Hip", "Spine")]
+    hits = 0
+    for joint in scored:
+        error = math.dist(pred[joint] * 1000, target[joint] * 1000)
+        hits += error < millimetres
+    return hits / len(scored)
+
+
+def test_pck_and_auc_equal_a_loop():
+    pred, target = near_poses()
+    pairs = list(zip(pred.double().numpy(), target.double().numpy(), strict=True))
+    share = pck(pred, target)
+    area = auc(pred, target)
+    assert share.shape == area.shape == (7,)
+    assert 0.2 < share.mean() < 1
+    for pose, (one, other) in enumerate(pairs):
+        assert share[pose] == pytest.approx(share_by_hand(one, other, 150))
+        curve = [share_by_hand(one, other, limit) for limit in range(0, 151, 5)]
+        assert len(curve) == 31
+        assert area[pose] == pytest.approx(sum(curve) / 31)
+
+
+def test_pck_bounds_and_joints():
+    pred, target = near_poses()
+    assert len(scored_joints(16)) == len(scored_joints(17)) == 14
+    assert torch.equal(pck(target, target), torch.ones(7))
+    assert torch.allclose(auc(target, target), torch.full((7,), 30 / 31))
+    assert torch.equal(pck(pred + 1, target), torch.zeros(7))
+    moved = target.clone()
+    moved[:, [0, H36M_16.names.index("Spine")]] += 9  # joints that are not scored
+    assert torch.equal(pck(moved, target), torch.ones(7))
+    with_neck = [H36M_17.names.index(name) for name in H36M_16.names]
+    wide = torch.full((7, 17, 3), 5.0)
+    wide[:, with_neck] = pred
+    wide_target = torch.zeros(7, 17, 3)
+    wide_target[:, with_neck] = target
+    assert torch.equal(pck(wide, wide_target), pck(pred, target))
+
+
+def test_pck_is_per_pose_and_checks_shapes():
+    pred, target = near_poses()
+    alone = [pck(pred[i : i + 1], target[i : i + 1]) for i in range(len(pred))]
+    assert torch.equal(pck(pred, target), torch.cat(alone))
+    with pytest.raises(ValueError, match="expected"):
+        auc(pred, target[:1])
+
+
+def test_a_root_centred_pose_is_the_pose_moved():
+    pose = random_poses(4)
+    centred = root_centred(pose)
+    assert (centred[:, 0] == 0).all()
+    assert torch.allclose(torch.cdist(centred, centred), torch.cdist(pose, pose))
+    moved = pose - centred
+    assert torch.allclose(moved, moved[:, :1].expand_as(moved))
+
+
+def test_a_table_over_frames_is_in_millimetres_and_percent():
+    pred, target = near_poses(9)
+    errors = ActionErrors(["walk", "sit"], ["mpjpe_mm", "pck_percent", "auc_percent"], "frames")
+    errors.update(pred, target, torch.tensor([0] * 6 + [1] * 3))
+    found = errors.summary()
+    assert found["mean_over"] == "frames"
+    pairs = list(zip(pred.double().numpy(), target.double().numpy(), strict=True))
+    expected = {
+        "mpjpe_mm": [1000 * np.linalg.norm(p - t, axis=1).mean() for p, t in pairs],
+        "pck_percent": [100 * share_by_hand(p, t, 150) for p, t in pairs],
+        "auc_percent": [
+            100 * np.mean([share_by_hand(p, t, limit) for limit in range(0, 151, 5)])
+            for p, t in pairs
+        ],
+    }
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.mean(values), rel=1e-5)
+        assert found["per_action"]["sit"][name] == pytest.approx(np.mean(values[6:]), rel=1e-5)

@@ -218,7 +218,7 @@ def test_sparsity_is_the_sum_of_absolute_entries():
     for name in [n for n in state if n.endswith("adj2_left")]:
         for left, right in zip(state[name], state[name.replace("left", "right")], strict=True):
             total += np.abs(left.numpy() @ right.numpy().T).sum()
-    assert torch.allclose(sparsity_loss(lowrank.adjacency_offsets()), torch.tensor(total))
+    assert torch.allclose(sparsity_loss(lowrank.adjacency_offsets()), torch.tensor(float(total)))
     sparsity_loss(lowrank.adjacency_offsets()).backward()
     assert lowrank.gconv_output.adj2_left.grad.abs().sum() > 0
 

@@ -8,7 +8,7 @@ from common.skeleton import H36M_16, H36M_17
 from data.cameras import h36m_cameras
 from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
-from data.pose_dataset import PoseLoader, load_pose_datasets
+from data.pose_dataset import PoseLoader, load_pose_datasets, one_thread
 from tests.conftest import ROOT, load_h36m, make_h36m, write_2d
 from tools.made_bodies import made_motion
 
@@ -231,3 +231,55 @@ def test_subjects_may_share_one_dict_of_sequences(tmp_path):
     )
     (dataset,) = load_h36m(tmp_path)
     assert len(dataset) == 2 * 4 * 5
+
+
+def test_actions_that_the_file_lacks_are_named_with_the_subjects(tmp_path):
+    make_h36m(tmp_path)
+    with pytest.raises(UserError, match="has no frames of Posing, Smoking by S9, S11"):
+        load_h36m(tmp_path, actions=["Smoking", "Posing"])
+
+
+def test_unreadable_2d_is_passed_over_where_it_is_not_needed(tmp_path):
+    positions = make_h36m(tmp_path)
+
+    def spoil(keypoints, subjects):
+        for subject in subjects:
+            keypoints[subject] = {name: [0.5] * 4 for name in keypoints[subject]}
+
+    write_2d(tmp_path, positions, "train", lambda k: spoil(k, H36M.subjects_train))
+    write_2d(tmp_path, positions, "all", lambda k: spoil(k, list(k)))
+    (projected,) = load_h36m(tmp_path)
+    (read,) = load_h36m(tmp_path, keypoints="train")
+    assert torch.allclose(projected.inputs_2d, read.inputs_2d, atol=2e-6)
+    with pytest.raises(UserError, match=r"S9/Sitting, camera 54138969: \(T, joints, 2\) numbers"):
+        load_h36m(tmp_path, keypoints="all")
+
+
+def test_sequences_of_one_frame_are_checked_too(tmp_path):
+    positions = make_h36m(tmp_path, frames=1)
+    load_h36m(tmp_path)
+    millimetres = {s: {n: 1000 * m for n, m in clips.items()} for s, clips in positions.items()}
+    save_object_arrays(tmp_path / "data_3d_h36m.npz", positions_3d=millimetres)
+    with pytest.raises(UserError, match="--no-check_data"):
+        load_h36m(tmp_path)
+
+
+def test_threads_are_as_they_were_after_one_thread():
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_the_second_half_of_the_numbers_of_an_epoch_are_the_mirrored_poses(h36m_folder):
+    """So a seed keeps its meaning over versions."""
+    (dataset,) = load_h36m(h36m_folder)
+    generator = torch.Generator().manual_seed(5 * 1_000_003 + 2)
+    numbers = torch.randperm(2 * len(dataset), generator=generator)
+    batches = PoseLoader(dataset, 50, seed=5, flips=True).shuffled_batches(2)
+    for batch, expected in zip(batches, numbers.split(50), strict=True):
+        assert torch.equal(batch.index, expected % len(dataset))
+        assert torch.equal(batch.flipped, expected >= len(dataset))

@@ -12,7 +12,7 @@ from common.camera import (
     solve_translation,
 )
 from common.losses import symmetry_loss
-from common.skeleton import H36M_16, H36M_17
+from common.skeleton import H36M_17
 from data.cameras import h36m_cameras
 from models.costs import count_parameters
 from models.pose_refine import PoseRefine
@@ -143,18 +143,6 @@ def test_translation_of_a_pose_in_one_point_is_finite(intrinsics):
     point = torch.zeros(20, 17, 3, dtype=torch.float64)
     uv = torch.zeros(20, 17, 2, dtype=torch.float64)
     assert solve_translation(point, uv, intrinsics).isfinite().all()
-
-
-@pytest.mark.parametrize("skeleton", [H36M_16, H36M_17])
-def test_flips(skeleton, intrinsics):
-    pose = torch.randn(20, skeleton.num_joints, 3, dtype=torch.float64)
-    flipped = skeleton.flip(pose)
-    assert torch.equal(skeleton.flip(flipped), pose)
-    for joint, name in enumerate(skeleton.names):
-        other = {"L": "R", "R": "L"}.get(name[0], name[0]) + name[1:]
-        x, y, z = pose[:, joint].unbind(-1)
-        expected = torch.stack([-x, y, z], dim=-1)
-        assert torch.equal(flipped[:, skeleton.names.index(other)], expected)
 
 
 def test_a_mirrored_camera_sees_the_mirrored_pose(poses, intrinsics):

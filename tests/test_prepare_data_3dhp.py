@@ -1,7 +1,6 @@
-"""The MPI-INF-3DHP test set, from miniature annotation files to poses, and PCK / AUC."""
+"""The MPI-INF-3DHP test set, from miniature annotation files to poses."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import torch
 
 from common.camera import project
 from common.errors import UserError
-from common.metrics import auc, pck, scored_joints
+from common.metrics import pck
 from common.skeleton import H36M_16, H36M_17
 from data import archive as archive_module
 from data import prepare_data_3dhp as prepare
@@ -333,59 +332,3 @@ def test_runs_from_any_folder(tmp_path):
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("error: nowhere is not there")
-
-
-def _poses(batch: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    target = torch.randn(batch, 16, 3, generator=generator) * 0.3
-    noise = torch.randn(batch, 16, 3, generator=generator) * 0.06
-    return target - target[:, :1] + noise, target - target[:, :1]
-
-
-def _share_by_hand(pred: np.ndarray, target: np.ndarray, millimetres: float) -> float:
-    """Joint by joint, in millimetres, over the names of the official list."""
-    scored = [joint for joint, name in enumerate(H36M_16.names) if name not in ("Hip", "Spine")]
-    hits = 0
-    for joint in scored:
-        error = math.dist(pred[joint] * 1000, target[joint] * 1000)
-        hits += error < millimetres
-    return hits / len(scored)
-
-
-def test_pck_and_auc_equal_a_loop():
-    pred, target = _poses()
-    pairs = list(zip(pred.double().numpy(), target.double().numpy(), strict=True))
-    share = pck(pred, target)
-    area = auc(pred, target)
-    assert share.shape == area.shape == (7,)
-    assert 0.2 < share.mean() < 1
-    for pose, (one, other) in enumerate(pairs):
-        assert share[pose] == pytest.approx(_share_by_hand(one, other, 150))
-        curve = [_share_by_hand(one, other, limit) for limit in range(0, 151, 5)]
-        assert len(curve) == 31
-        assert area[pose] == pytest.approx(sum(curve) / 31)
-
-
-def test_pck_bounds_and_joints():
-    pred, target = _poses()
-    assert len(scored_joints(16)) == len(scored_joints(17)) == 14
-    assert torch.equal(pck(target, target), torch.ones(7))
-    assert torch.allclose(auc(target, target), torch.full((7,), 30 / 31))
-    assert torch.equal(pck(pred + 1, target), torch.zeros(7))
-    moved = target.clone()
-    moved[:, [0, H36M_16.names.index("Spine")]] += 9  # joints that are not scored
-    assert torch.equal(pck(moved, target), torch.ones(7))
-    with_neck = [H36M_17.names.index(name) for name in H36M_16.names]
-    wide = torch.full((7, 17, 3), 5.0)
-    wide[:, with_neck] = pred
-    wide_target = torch.zeros(7, 17, 3)
-    wide_target[:, with_neck] = target
-    assert torch.equal(pck(wide, wide_target), pck(pred, target))
-
-
-def test_pck_is_per_pose_and_checks_shapes():
-    pred, target = _poses()
-    alone = [pck(pred[i : i + 1], target[i : i + 1]) for i in range(len(pred))]
-    assert torch.equal(pck(pred, target), torch.cat(alone))
-    with pytest.raises(ValueError, match="expected"):
-        auc(pred, target[:1])

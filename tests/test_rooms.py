@@ -1,6 +1,7 @@
 """Imports point down: each room knows only the rooms below it."""
 
 import ast
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,12 @@ MAY_IMPORT = {
 OURS = {name.removesuffix(".py") for name in MAY_IMPORT}
 
 
-def imported(path) -> set[str]:
+def files_of(room: str) -> list[Path]:
+    place = ROOT / room
+    return sorted(place.glob("*.py")) if place.is_dir() else [place]
+
+
+def imported(path: Path) -> set[str]:
     """The rooms that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -33,10 +39,8 @@ def imported(path) -> set[str]:
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_a_room_imports_only_what_is_below_it(room):
-    place = ROOT / room
-    files = sorted(place.glob("*.py")) if place.is_dir() else [place]
-    assert files
-    for path in files:
+    assert files_of(room)
+    for path in files_of(room):
         beyond = imported(path) - MAY_IMPORT[room] - {room.removesuffix(".py")}
         assert not beyond, f"{path.relative_to(ROOT)} imports {', '.join(sorted(beyond))}"
 
@@ -52,3 +56,20 @@ def test_no_test_imports_another_test():
             parts = {part for name in names for part in name.split(".")}
             found = [part for part in parts if (ROOT / "tests" / f"{part}.py").is_file()]
             assert not any(name.startswith("test_") for name in found), (path.name, found)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_process_is_forked(room):
+    """CUDA does not survive a fork, and multiprocessing forks or not by system and version."""
+    for path in files_of(room):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    used = {alias.name.split(".")[0] for alias in names}
+                case ast.ImportFrom(module=module, names=names):
+                    used = {module.split(".")[0], *(alias.name for alias in names)}
+                case ast.Attribute(attr=name):
+                    used = {name}
+                case _:
+                    continue
+            assert not used & {"fork", "forkpty", "multiprocessing", "ProcessPoolExecutor"}, path

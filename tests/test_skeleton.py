@@ -40,6 +40,18 @@ def test_flip_swaps_names_and_undoes_itself(skeleton):
         assert skeleton.names[other] == (mirrored[side] + name[1:] if side else name)
 
 
+@pytest.mark.parametrize("skeleton", [H36M_16, H36M_17])
+def test_mirrored_points_have_the_other_sign_of_x_and_sides_exchanged(skeleton):
+    pose = torch.randn(20, skeleton.num_joints, 3, dtype=torch.float64)
+    flipped = skeleton.flip(pose)
+    assert torch.equal(skeleton.flip(flipped), pose)
+    for joint, name in enumerate(skeleton.names):
+        other = {"L": "R", "R": "L"}.get(name[0], name[0]) + name[1:]
+        x, y, z = pose[:, joint].unbind(-1)
+        expected = torch.stack([-x, y, z], dim=-1)
+        assert torch.equal(flipped[:, skeleton.names.index(other)], expected)
+
+
 def test_joints_are_found_in_files_of_32_17_and_16():
     assert H36M_16.indices_in(32) == list(H36M_16.stored)
     assert H36M_16.indices_in(17) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16]
