@@ -37,7 +37,7 @@ CASES = [
     (("epoch",), -1, "epoch is -1, not a whole number from 0"),
     (("epoch",), True, "epoch is True, not a whole number"),
     (("epoch",), 1.0, "epoch is 1.0, not a whole number"),
-    (("epoch",), 10**5000, "epoch is a very large number"),
+    (("epoch",), 10**5000, "it is damaged or holds more than tensors"),
     (("epoch",), "fi\x1bfty\n", r"epoch is 'fi\x1bfty\n'"),
     (("step",), None, "step is None"),
     (("lr",), NAN, "lr is nan"),
