@@ -59,3 +59,48 @@ def _with_unused_joints(joints: np.ndarray) -> np.ndarray:
         else:
             stored[:, index] = stored[:, index - 1] + (0, 0, _BESIDE)
     return stored
+
+
+def detector_points(joints: np.ndarray) -> dict[str, np.ndarray]:
+    """Where detectors would find their points on a person: {name of a point: (T, 3)}, metres.
+
+    Args:
+        joints: (T, 17, 3) in Human3.6M's order.
+
+    Returns:
+        The points of all formats of ``data.keypoint_formats``; Human3.6M's have their own names.
+    """
+    points = {name: joints[:, i] for i, name in enumerate(H36M_17.names)}
+    for side in ("left", "right"):
+        for name in ("Hip", "Knee", "Shoulder", "Elbow", "Wrist"):
+            points[f"{side}_{name.lower()}"] = points[f"{side[0].upper()}{name}"]
+        points[f"{side}_ankle"] = points[f"{side[0].upper()}Foot"]
+    points["hip"] = points["mid_hip"] = (points["left_hip"] + points["right_hip"]) / 2
+    points["neck"] = (points["left_shoulder"] + points["right_shoulder"]) / 2
+    points["head"] = points["Head"]
+    across = _unit(points["left_shoulder"] - points["right_shoulder"])
+    up = _unit(points["Head"] - points["Thorax"])
+    forward = np.cross(across, up)
+    face = (points["Neck/Nose"] + points["Head"]) / 2 + 0.09 * forward
+    points["nose"] = face + 0.02 * forward
+    for sign, side in ((1, "left"), (-1, "right")):
+        out = sign * across
+        eye = face + 0.03 * up
+        for name, at in (("", 0.03), ("_inner", 0.02), ("_outer", 0.04)):
+            points[f"{side}_eye{name}"] = eye + at * out
+        points[f"{side}_ear"] = face + 0.07 * out - 0.09 * forward
+        points[f"mouth_{side}"] = face + 0.02 * out - 0.04 * up
+        ankle, wrist = points[f"{side}_ankle"], points[f"{side}_wrist"]
+        down = _unit(ankle - points[f"{side}_knee"])
+        points[f"{side}_heel"] = ankle - 0.05 * forward + 0.05 * down
+        toe = ankle + 0.16 * forward + 0.06 * down
+        points[f"{side}_foot_index"], points[f"{side}_big_toe"] = toe, toe - 0.02 * out
+        points[f"{side}_small_toe"] = toe + 0.05 * out - 0.03 * forward
+        along = 0.08 * _unit(wrist - points[f"{side}_elbow"])
+        for at, name in enumerate(("pinky", "index", "thumb")):
+            points[f"{side}_{name}"] = wrist + along + 0.03 * (1 - at) * out
+    return points
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
