@@ -135,18 +135,14 @@ def _read_folder(folder: Path) -> KeypointFile:
             continue
         for path in paths:
             _check_size(path)
-        numbered = _numbered([path.stem for path in paths])
-        with errors_about(folder):
-            images = list(zip(numbered, paths, strict=True))
-            if suffix == ".txt":
-                return _yolo(images)
-            return KeypointFile(
-                [
-                    replace(seen, frame=number)
-                    for number, path in images
-                    for seen in _walk(_load_json(path), number)
-                ]
-            )
+        images = list(zip(_numbered([path.stem for path in paths]), paths, strict=True))
+        if suffix == ".txt":
+            return _yolo(images)
+        seen = []
+        for number, path in images:
+            with errors_about(path):
+                seen += [replace(s, frame=number) for s in _walk(_load_json(path), number)]
+        return KeypointFile(seen)
     raise UserError(f"{folder} holds no keypoints: no json of OpenPose, no txt of Ultralytics")
 
 
@@ -165,8 +161,10 @@ def _yolo(images: Iterable[tuple[int, Path]]) -> KeypointFile:
     and the number of the person. All but these are fractions of the image."""
     seen = []
     for frame, path in images:
-        for line in path.read_text(encoding="ascii").splitlines():
-            values = np.array(line.split(), dtype=np.float64)
+        with errors_about(path):
+            text = path.read_text(encoding="ascii")
+            lines = [np.array(line.split(), dtype=np.float64) for line in text.splitlines()]
+        for values in lines:
             row = _pose_of_row(values[5:])
             if row is None:
                 raise UserError(

@@ -240,9 +240,9 @@ _LENGTHS = {
     ("LKnee", "LFoot"): 0.44, ("RKnee", "RFoot"): 0.44, ("LShoulder", "LElbow"): 0.28,
     ("RShoulder", "RElbow"): 0.28, ("LElbow", "LWrist"): 0.25, ("RElbow", "RWrist"): 0.25,
 }  # fmt: skip
-# Poses of the bundled data set, every 40th, seen by two cameras with 3 px of noise: the right order
-# has at most 0.087. A random order has at least that; Human3.6M's read as COCO's, or the hourglass
-# order as ours, 0.05 to 0.2, and at least 1.35 times the right one's in 19 of 20 single poses.
+# Of single poses of the bundled data set, seen by two cameras with 3 px of noise, the right order
+# has at most 0.087, and a random one 0.086 or more. Human3.6M's read as COCO's, or the hourglass
+# order as ours, has 0.05 to 0.2; in 19 of 20 poses that is 1.3 times the right order's or more.
 _PERSON = 0.09
 _CLEARLY = 0.75  # the best order of several, beside the second
 _LOOKED_AT = 200  # poses of a file

@@ -155,6 +155,12 @@ def named(folder, person):
     return text(folder, json.dumps([dict.fromkeys("abcdef", point)]))
 
 
+def changing(folder, person):
+    images = json.loads(made.by_name(folder, person).read_text())
+    images[3] = {name.upper(): point for name, point in images[3].items()}
+    return text(folder, json.dumps(images))
+
+
 def videos(folder, person):
     poses = [made.points_of(person, "coco17")]
     save_object_arrays(folder / "k.npz", positions_2d={n: {"custom": poses} for n in ("a", "b")})
@@ -202,6 +208,8 @@ WRONG = {
     "half a body": (half, (*SIZE, "--format", "coco17"), "never seen with"),
     "only a width": (made.npy("coco17"), ("--width", 10), "--width and --height together"),
     "sizes twice": (made.npy("coco17"), (*SIZE, "--width", 9, "--height", 9), "--size W H alone"),
+    "4 dimensions": (npy(lambda k: k[None]), SIZE, "(T, joints, 2) numbers expected"),
+    "names that change": (changing, SIZE, "names of its points are not the same"),
     "unknown names": (named, SIZE, "none of the known formats"),
     "two videos": (videos, SIZE, "2 sequences"),
     "several sizes": (sizes, (), "2 sizes"),

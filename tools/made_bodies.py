@@ -61,6 +61,21 @@ def _with_unused_joints(joints: np.ndarray) -> np.ndarray:
     return stored
 
 
+def standing_body() -> np.ndarray:
+    """A person who faces -y with arms and legs spread: (1, 17, 3) metres, z up, hip at zero."""
+    offsets = _OFFSETS.astype(np.float64)
+    for side, sign in (("L", 1), ("R", -1)):
+        for limb, angle in ((("Knee", "Foot"), 10), (("Elbow", "Wrist"), 40)):
+            turn = np.radians(angle)
+            for name in limb:
+                bone = offsets[H36M_17.names.index(side + name)]
+                bone[:] = np.linalg.norm(bone) * np.array([sign * np.sin(turn), 0, -np.cos(turn)])
+    joints = np.zeros((1, *offsets.shape))
+    for joint, parent in H36M_17.bones():
+        joints[:, joint] = joints[:, parent] + offsets[joint]
+    return joints
+
+
 def detector_points(joints: np.ndarray) -> dict[str, np.ndarray]:
     """Where detectors would find their points on a person: {name of a point: (T, 3)}, metres.
 
@@ -96,9 +111,9 @@ def detector_points(joints: np.ndarray) -> dict[str, np.ndarray]:
         toe = ankle + 0.16 * forward + 0.06 * down
         points[f"{side}_foot_index"], points[f"{side}_big_toe"] = toe, toe - 0.02 * out
         points[f"{side}_small_toe"] = toe + 0.05 * out - 0.03 * forward
-        along = 0.08 * _unit(wrist - points[f"{side}_elbow"])
-        for at, name in enumerate(("pinky", "index", "thumb")):
-            points[f"{side}_{name}"] = wrist + along + 0.03 * (1 - at) * out
+        along = _unit(wrist - points[f"{side}_elbow"])
+        for name, reach, at in (("pinky", 0.08, 0.05), ("index", 0.1, 0), ("thumb", 0.04, -0.05)):
+            points[f"{side}_{name}"] = wrist + reach * along + at * out
     return points
 
 
