@@ -1,6 +1,7 @@
 """The drawing of the formats shows what the table says."""
 
 from data.keypoint_formats import FORMATS
+from tests.conftest import ROOT
 from tools import plot_formats
 
 
@@ -15,6 +16,14 @@ def test_every_point_is_drawn_with_its_number_and_on_its_side():
                 assert x > 0, name
         assert {"Hip", "Spine", "Thorax", "Head"} <= set(shown.made)
         assert all(abs(x) < 1e-9 for x, _ in shown.made.values())
+
+
+def test_the_page_has_the_orders_of_the_table():
+    page = (ROOT / "docs" / "own-data.md").read_text()
+    for form in FORMATS.values():
+        assert f"`{form.word}`" in page
+        if not form.word.startswith("h36m"):
+            assert f"| `{form.word}` | {', '.join(form.points)} |" in page
 
 
 def test_the_drawing_is_written_once(call, tmp_path):
