@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +104,73 @@ def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleto
         axes.set_axis_off()
     figure.colorbar(image, ax=grid, shrink=0.6, aspect=40)
     _save(figure, path)
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Named points of a person who faces the viewer, for :func:`save_point_sets`.
+
+    Attributes:
+        points: {name: (x, y up, number to show)}.
+        limbs: pairs of names that lines connect.
+        made: {name: (x, y up)} of what is made of them, drawn as rings.
+        face: draw the face once more, enlarged.
+    """
+
+    title: str
+    points: Mapping[str, tuple[float, float, int]]
+    limbs: Sequence[tuple[str, str]]
+    made: Mapping[str, tuple[float, float]]
+    face: bool
+
+
+def save_point_sets(path: Path, sets: Sequence[PointSet]) -> None:
+    """Draw sets of named points side by side, with the number of each point beside it."""
+    columns = math.ceil(len(sets) / 2)
+    figure = _new_figure(figsize=(3.3 * columns, 10.5), layout="constrained")
+    for axes, shown in zip(figure.subplots(2, columns).flat, sets, strict=False):
+        _draw_points(axes, shown, list(shown.points))
+        for name, (x, y) in shown.made.items():
+            axes.plot(x, y, "o", color="black", fillstyle="none", markersize=9)
+            beside = {"xycoords": axes.get_yaxis_transform(), "fontsize": 7, "va": "center"}
+            axes.annotate(name, (0.02, y), **beside)
+        axes.set_title(shown.title, fontsize=10)
+        axes.margins(0.1, 0.04)
+        if shown.face:
+            near = [name for name in shown.points if _is_of_face(name)]
+            inset = axes.inset_axes((0.36, 0.03, 0.28, 0.17))  # between the feet
+            _draw_points(inset, shown, near)
+            inset.margins(0.25)
+    for axes in list(figure.axes)[len(sets) :]:
+        axes.set_axis_off()
+    figure.suptitle("the person's right side red, left side blue; rings: made of points")
+    _save(figure, path)
+
+
+def _is_of_face(name: str) -> bool:
+    return any(part in name for part in ("nose", "eye", "ear", "mouth"))
+
+
+def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
+    def colour(*of: str) -> str:
+        sides = {"left" in name or name[0] == "L" for name in of}
+        middle = not all(re.search(r"left|right|^[LR](?=[A-Z])", name) for name in of)
+        return _MIDDLE if middle or len(sides) > 1 else _LEFT if sides.pop() else _RIGHT
+
+    for one, other in shown.limbs:
+        if one in names and other in names:
+            (x0, y0, _), (x1, y1, _) = shown.points[one], shown.points[other]
+            axes.plot([x0, x1], [y0, y1], color=colour(one, other), linewidth=1.2)
+    for name in names:
+        x, y, number = shown.points[name]
+        axes.plot(x, y, "o", color=colour(name), markersize=3.5)
+        outward = -1 if colour(name) == _RIGHT else 1
+        axes.annotate(
+            str(number), (x, y), (4 * outward, 0), textcoords="offset points", fontsize=7,
+            ha="left" if outward > 0 else "right", va="center",
+        )  # fmt: skip
+    axes.set_aspect("equal")
+    axes.set(xticks=[], yticks=[])
 
 
 def save_poses(

@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -23,14 +24,18 @@ import torch
 
 import opt
 import predict
+from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17
 from data import download, prepare_data_asfamc, prepare_data_h36m
 from data.archive import read_h5, read_members
 from data.datasets import HDM05
+from data.keypoint_files import read_keypoint_file
+from data.keypoints import load_keypoints
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import load_pose_datasets
 from models.build import build_model
 from tests import h36m_miniature as mini
+from tests import keypoint_writers
 from tests import mocap_miniature as mocap
 from tests.old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
 from tools import sweep
@@ -39,7 +44,8 @@ from training.lifter import load_lifter
 
 MIB = 2**20
 VALUES = made_motion(np.random.default_rng(0), 2).reshape(2, 96) * np.float32(1000)
-KEYPOINTS = VALUES[:, : 2 * 16].reshape(2, 16, 2)
+PERSON = keypoint_writers.made_person()
+KEYPOINTS = keypoint_writers.points_of(PERSON, "h36m16")
 NETWORK = {"name": "mgcn", "joints": 16, "hid_dim": 4, "num_layers": 1}
 SPEC = {"flags": {"dataset": "hdm05", "epochs": 2}, "seeds": [0], "rows": {"a": {"hid_dim": 16}}}
 GRID = {"script": "main_graph.py", "grid": {"hid_dim": [16, 32], "lr": [0.1, "1e-3"]}}
@@ -234,6 +240,17 @@ def arrays(save: Callable, folder: Path) -> list[bytes]:
     return [buffer.getvalue() for buffer in buffers]
 
 
+def keypoint_files(suffix: str, folder: Path) -> list[bytes]:
+    """The files of :mod:`tests.keypoint_writers` of a suffix, one of each of folders."""
+    files = []
+    for _, _, write in keypoint_writers.FILES.values():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            path = write(Path(place), PERSON)
+            path = min(path.iterdir()) if path.is_dir() else path
+            files += [path.read_bytes()] * (path.suffix == suffix)
+    return files
+
+
 def json_of(*contents: object) -> Callable[[Path], list[bytes]]:
     return lambda folder: [json.dumps(content).encode() for content in contents]
 
@@ -247,10 +264,12 @@ def command_lines(parse: Callable) -> Callable[[Path], list[bytes]]:
 
 
 def predictions(folder: Path) -> list[bytes]:
-    line = ["CKPT", "KEYPOINTS", "--width", "1920", "--height=1080", "--device", "cpu"]
+    line = ["KEYPOINTS", "--weights", "CKPT", "--device", "cpu", "--size", "1000", "800"]
     lines = [line + more for more in (
         [], ["--fov", "60"], ["--intrinsics", "1000", "1000", "500", "500"], ["--no-flip_test"],
+        ["--format", "h36m16", "--person", "1"],
     )]  # fmt: skip
+    lines.append([*line[:5], "--width", "1000", "--height=800", "--format=auto", "--person=all"])
     return [_BY_NUL.join(line).encode() for line in lines]
 
 
@@ -321,7 +340,10 @@ def predict_from(path: Path) -> None:
     files["CKPT"].write_bytes(_first_checkpoint())
     np.save(files["KEYPOINTS"], KEYPOINTS)
     flags = [str(files.get(word, word)) for word in words(path)]
-    predict.main([*flags, "--out", str(path.parent / "out" / "x.npz")])
+    try:
+        predict.main([*flags, "--out", str(path.parent / "out" / "x.npz")])
+    except OSError as error:  # of a name too long; run_script makes one line of it
+        raise UserError(str(error)) from error
 
 
 _SUMS = b"%064x  data_3d_h36m.npz\n" % 9
@@ -334,7 +356,22 @@ def read_sums(path: Path) -> None:
 
 
 def read_keypoints(path: Path, suffix: str) -> None:
-    predict.read_keypoints(path.replace(path.with_suffix(suffix)), H36M_16)
+    _load_all(path.replace(path.with_suffix(suffix)))
+
+
+def read_keypoint_folder(path: Path, name: str) -> None:
+    """A folder of an image each: twice this one."""
+    folder = path.with_name("images")
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}{name}").write_bytes(path.read_bytes())
+    _load_all(folder)
+
+
+def _load_all(path: Path) -> None:
+    """With the file's own size, or else one that is given."""
+    size = read_keypoint_file(path).size
+    load_keypoints(path, H36M_16, size=None if size else keypoint_writers.SIZE, person="all")
 
 
 def _npz(path: Path) -> object:
@@ -378,10 +415,23 @@ READERS = {
         functools.partial(arrays, np.save), lambda path: read_keypoints(path, ".npy"), 5_000
     ),
     "keypoints-npz": Reader(
-        functools.partial(arrays, np.savez), lambda path: read_keypoints(path, ".npz"), 3_000
+        lambda folder: arrays(np.savez, folder) + keypoint_files(".npz", folder),
+        lambda path: read_keypoints(path, ".npz"), 3_000,
     ),
     "keypoints-json": Reader(
-        json_of(KEYPOINTS.tolist(), {"a": 1}), lambda path: read_keypoints(path, ".json"), 3_000
+        lambda folder: [b'{"a": 1}', *keypoint_files(".json", folder)],
+        lambda path: read_keypoints(path, ".json"), 6_000,
+    ),
+    "keypoints-csv": Reader(
+        functools.partial(keypoint_files, ".csv"), lambda path: read_keypoints(path, ".csv"), 2_000
+    ),
+    "keypoints-txt": Reader(
+        functools.partial(keypoint_files, ".txt"),
+        lambda path: read_keypoint_folder(path, ".txt"), 2_000,
+    ),
+    "keypoints-openpose": Reader(
+        functools.partial(keypoint_files, ".json"),
+        lambda path: read_keypoint_folder(path, "_keypoints.json"), 2_000,
     ),
     "results-json": Reader(json_of(RESULTS), gather, 1_500),
     "sweep-spec": Reader(json_of(SPEC, GRID), plan_sweep, 1_500),

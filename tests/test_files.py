@@ -113,11 +113,9 @@ def test_an_input_is_no_output_however_it_is_named(tmp_path, monkeypatch):
 def lift(call, tmp_path):
     arguments = {"joints": 16, "hid_dim": 8, "num_layers": 1}
     torch.save({"state_dict": build_model(arguments).state_dict()}, tmp_path / "c.pth")
-    np.save(tmp_path / "k.npy", np.ones((2, 16, 2)))
-    size = ("--width", 10, "--height", 10)
-    return lambda *flags: call(
-        predict.main, tmp_path / "c.pth", tmp_path / "k.npy", *size, "--force", *flags
-    )
+    np.save(tmp_path / "k.npy", 10 + np.arange(64.0).reshape(2, 16, 2))
+    size = ("--size", 100, 100, "--format", "h36m16", "--weights", tmp_path / "c.pth")
+    return lambda *flags: call(predict.main, tmp_path / "k.npy", *size, "--force", *flags)
 
 
 def test_predictions_replace_neither_keypoints_nor_weights(lift, tmp_path):

@@ -77,8 +77,8 @@ def test_predictions_from_a_file_of_others_are_those_of_its_network(call, tmp_pa
         path = write(tmp_path / f"{kind}.pth", nonlocal_names(model.state_dict()))
         pixels = torch.rand(5, 16, 2) * 1000
         np.save(tmp_path / "k.npy", pixels.numpy())
-        flags = ["--width", 1000, "--height", 1000, "--force"]
-        status, _, err = call(predict.main, path, tmp_path / "k.npy", *flags)
+        flags = ["--width", 1000, "--height", 1000, "--format", "h36m16", "--force"]
+        status, _, err = call(predict.main, tmp_path / "k.npy", "--weights", path, *flags)
         assert (status, err) == (0, "")
         pose = model(pixels / 500 - 1).detach()
         found = torch.from_numpy(np.load(tmp_path / "k_3d.npz")["poses_3d"])

@@ -93,7 +93,7 @@ def test_the_same_of_other_scripts(call, tmp_path, monkeypatch):
     for size in ("--width", "--height"):
         other = "--height" if size == "--width" else "--width"
         for value in (10**400, DIGITS, 0, -1, "x"):
-            flags = ["CKPT", "KEYPOINTS", size, value, other, 100]
+            flags = ["KEYPOINTS", "--weights", "CKPT", size, value, other, 100]
             cases.append((predict.main, flags, f"{size}: a whole number from 1 to 1,000,000"))
     for main, flags, line in cases:
         status, out, err = call(main, *flags)

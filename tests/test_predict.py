@@ -8,28 +8,26 @@ import pytest
 import torch
 
 import predict
-from common.camera import image_coordinates, project
+from common.skeleton import H36M_17
+from data.npz_io import save_object_arrays
 from models.build import build_model
+from tests import keypoint_writers as made
+from tools.made_bodies import made_motion
 
-WIDTH, HEIGHT = 1000, 800
-SIZE = ("--width", WIDTH, "--height", HEIGHT)
+WIDTH, HEIGHT = made.SIZE
+SIZE = ("--size", WIDTH, HEIGHT)
 FOCAL = 1200.0
 INTRINSICS = ("--intrinsics", FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2)
 
 
-@pytest.fixture
-def people() -> torch.Tensor:
-    """Absolute poses (T, 17, 3) that a camera of 45 degrees or so sees whole."""
-    place = torch.tensor([0.4, 0.2, 5.0])
-    return 0.3 * torch.randn(9, 17, 3) + place
+@pytest.fixture(scope="module")
+def person() -> made.Points:
+    return made.made_person()
 
 
 @pytest.fixture
-def keypoints(people, tmp_path):
-    intrinsics = torch.tensor([2 * FOCAL / WIDTH] * 2 + [0.0] * 7)
-    pixels = image_coordinates(project(people, intrinsics.expand(9, 9)), WIDTH, HEIGHT)
-    np.save(tmp_path / "k.npy", pixels.numpy())
-    return tmp_path / "k.npy"
+def keypoints(person, tmp_path):
+    return made.npy("h36m17")(tmp_path, person).rename(tmp_path / "k.npy")
 
 
 @pytest.fixture
@@ -60,12 +58,14 @@ def test_forms_of_a_file_give_the_same_poses(rays, checkpoint, keypoints, call, 
     camera = INTRINSICS if rays else ()
     found = []
     for name in ("k.npy", "z.npz", "j.json"):
-        status, _, err = call(predict.main, checkpoint(rays), tmp_path / name, *SIZE, *camera)
+        status, _, err = call(
+            predict.main, tmp_path / name, "--weights", checkpoint(rays), *SIZE, *camera
+        )
         assert (status, err) == (0, "")
         out = np.load((tmp_path / name).with_name(f"{name[0]}_3d.npz"))
         assert list(out["joints"])[:2] == ["Hip", "RHip"] and len(out["joints"]) == 16
         found.append(out["poses_3d"])
-    assert found[0].shape == (9, 16, 3) and (found[0][:, 0] == 0).all()
+    assert found[0].shape == (made.FRAMES, 16, 3) and (found[0][:, 0] == 0).all()
     assert np.allclose(found[0], found[1]) and np.allclose(found[0], found[2], atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_a_field_of_view_is_a_focal_length(checkpoint, keypoints, call, tmp_path
     fov = 2 * math.degrees(math.atan(WIDTH / 2 / FOCAL))
     poses = []
     for flags in (INTRINSICS, ("--fov", fov), ("--fov", 1.2 * fov)):
-        status, _, err = call(predict.main, path, keypoints, *SIZE, *flags, "--force")
+        status, _, err = call(predict.main, keypoints, "--weights", path, *SIZE, *flags, "--force")
         assert (status, err) == (0, "")
         poses.append(lifted(tmp_path / "k_3d.npz"))
     assert np.allclose(poses[0], poses[1], atol=1e-4)
@@ -84,7 +84,9 @@ def test_a_field_of_view_is_a_focal_length(checkpoint, keypoints, call, tmp_path
 def test_twins_are_averaged_where_asked_for(checkpoint, keypoints, call, tmp_path):
     for flags in (("--flip_test",), ("--no-flip_test",), ()):
         name = tmp_path / f"{len(flags) and flags[0]}.npz"
-        status, _, _ = call(predict.main, checkpoint(False), keypoints, *SIZE, *flags, "-o", name)
+        status, _, _ = call(
+            predict.main, keypoints, "--weights", checkpoint(False), *SIZE, *flags, "-o", name
+        )
         assert status == 0
     both, one, default = (
         lifted(tmp_path / f"{n}.npz") for n in ("--flip_test", "--no-flip_test", 0)
@@ -94,36 +96,146 @@ def test_twins_are_averaged_where_asked_for(checkpoint, keypoints, call, tmp_pat
 
 def test_the_picture_is_drawn(checkpoint, keypoints, call, tmp_path):
     picture = tmp_path / "p.png"
-    status, _, _ = call(predict.main, checkpoint(False), keypoints, *SIZE, "--picture", picture)
+    status, _, _ = call(
+        predict.main, keypoints, "--weights", checkpoint(False), *SIZE, "--picture", picture
+    )
     assert status == 0 and picture.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_wrong_input_is_named(checkpoint, keypoints, call, tmp_path):
-    pixels = np.load(keypoints)
-    spoiled = pixels.copy()
-    spoiled[4, 2, 0] = np.nan
-    files = {
-        "nan": spoiled,
-        "flat": pixels[..., 0],
-        "few": pixels[:, :12],
-        "object": np.array([{}]),
-    }
-    for name, array in files.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    (tmp_path / "text.json").write_text("{")
+def array(folder, values):
+    np.save(folder / "k.npy", values)
+    return folder / "k.npy"
+
+
+def npy(values):
+    """A writer of what ``values`` makes of the person's points in COCO's order."""
+    return lambda folder, person: array(folder, values(made.points_of(person, "coco17")))
+
+
+def text(folder, content):
+    (folder / "k.json").write_text(content)
+    return folder / "k.json"
+
+
+def tall(folder, person):
+    """Pixels of an image of 400 x 1000, whose points reach beyond one of 1000 x 400."""
+    points = made.points_of(person, "coco17")
+    low, high = points.min(axis=(0, 1)), points.max(axis=(0, 1))
+    return array(folder, 10 + (points - low) / (high - low) * (380, 980))
+
+
+def screen(points):
+    return points / (WIDTH / 2) - (1, HEIGHT / WIDTH)
+
+
+def with_third(points, number):
+    return np.concatenate([points, np.full((*points.shape[:2], 1), number)], axis=2)
+
+
+def space(scale):
+    motion = made_motion(np.random.default_rng(0), 5)[:, list(H36M_17.stored)]
+    return scale * (motion - motion[:, :1])
+
+
+def world(folder, person):
+    """MediaPipe's world landmarks: metres around the middle of the hips."""
+    points = made.points_of(person, "mediapipe33") / 200
+    points -= points[:, 23:25].mean(axis=1, keepdims=True)
+    return array(folder, with_third(points, -0.1))
+
+
+def half(folder, person):
+    points = made.points_of(person, "coco17")
+    points[:, 13:] = 0
+    return array(folder, points)
+
+
+def named(folder, person):
+    point = {"x": 100.0, "y": 200.0}
+    return text(folder, json.dumps([dict.fromkeys("abcdef", point)]))
+
+
+def changing(folder, person):
+    images = json.loads(made.by_name(folder, person).read_text())
+    images[3] = {name.upper(): point for name, point in images[3].items()}
+    return text(folder, json.dumps(images))
+
+
+def videos(folder, person):
+    poses = [made.points_of(person, "coco17")]
+    save_object_arrays(folder / "k.npz", positions_2d={n: {"custom": poses} for n in ("a", "b")})
+    return folder / "k.npz"
+
+
+def sizes(folder, person):
+    path = made.coco_annotations(folder, person)
+    content = json.loads(path.read_text())
+    content["images"][0]["width"] = 500
+    return text(folder, json.dumps(content))
+
+
+def arrays(folder, person):
+    np.savez(folder / "k.npz", a=np.zeros(3), b=np.zeros(3))
+    return folder / "k.npz"
+
+
+WRONG = {
+    # what: (files to write, flags, what the line says)
+    "nothing there": (lambda d, p: d / "no.npy", SIZE, "no.npy: No such file"),
+    "one number a joint": (npy(lambda k: k[..., 0]), SIZE, "17 numbers"),
+    "12 joints": (npy(lambda k: k[:, :12]), SIZE, "12 points"),
+    "objects": (npy(lambda k: np.array([{}])), SIZE, "cannot be read"),
+    "half a JSON": (lambda d, p: text(d, "{"), SIZE, "JSONDecodeError"),
+    "all zero": (npy(lambda k: 0 * k), SIZE, "all of its points are zero"),
+    "all absent": (npy(lambda k: np.nan * k), SIZE, "zero or absent"),
+    "no size": (made.npy("coco17"), (), "give --size"),
+    "no size of fractions": (made.yolo_folder(), (), "give --size"),
+    "another size": (made.coco_annotations, ("--size", 9, 9), "1000 x 800 pixels, not 9 x 9"),
+    "exchanged sides": (tall, ("--size", 1000, 400), "exchanged, give --size 400 1000"),
+    "outside": (npy(lambda k: 9 * k), SIZE, "outside of the image"),
+    "normalised": (npy(screen), SIZE, "already normalised"),
+    "normalised, scores": (npy(lambda k: with_third(screen(k), 0.9)), SIZE, "already normalised"),
+    "fractions": (npy(lambda k: k / made.SIZE), SIZE, "fractions"),
+    "3D metres": (npy(lambda k: space(1)), SIZE, "3D poses in metres"),
+    "3D millimetres": (npy(lambda k: space(1000)), SIZE, "3D poses in millimetres"),
+    "MediaPipe's world": (world, SIZE, "3D poses in metres"),
+    "x, y and depth": (npy(lambda k: with_third(k, 4500)), SIZE, "no score: it holds 3D poses"),
+    "unknown order": (npy(lambda k: k[:, np.arange(17) * 5 % 17]), SIZE, "do not tell"),
+    "another format": (made.npy("coco17"), (*SIZE, "--format", "body25"), "body25 has 25"),
+    "no such format": (made.npy("coco17"), (*SIZE, "--format", "coco"), "coco17"),
+    "no such person": (made.npy("coco17"), (*SIZE, "--person", 7), "no person 7"),
+    "no person at all": (lambda d, p: text(d, json.dumps({"people": []})), SIZE, "no keypoints"),
+    "half a body": (half, (*SIZE, "--format", "coco17"), "never seen with"),
+    "only a width": (made.npy("coco17"), ("--width", 10), "--width and --height together"),
+    "sizes twice": (made.npy("coco17"), (*SIZE, "--width", 9, "--height", 9), "--size W H alone"),
+    "4 dimensions": (npy(lambda k: k[None]), SIZE, "(T, joints, 2) numbers expected"),
+    "names that change": (changing, SIZE, "names of its points are not the same"),
+    "unknown names": (named, SIZE, "none of the known formats"),
+    "two videos": (videos, SIZE, "2 sequences"),
+    "several sizes": (sizes, (), "2 sizes"),
+    "several arrays": (arrays, SIZE, "name one of them keypoints"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_keypoints_are_named(what, person, checkpoint, call, tmp_path):
+    write, flags, message = WRONG[what]
+    path = write(tmp_path, person)
+    status, out, err = call(predict.main, path, "--weights", checkpoint(False), *flags)
+    assert (status, out) == (2, "") and message in err and err.count("\n") == 1, err
+    assert not list(tmp_path.glob("*_3d*"))
+
+
+def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path):
     plain, rays = checkpoint(False), checkpoint(True)
     cases = [
-        ((plain, tmp_path / "no.npy"), "no.npy"),
-        ((plain, tmp_path / "nan.npy"), "image 4"),
-        ((plain, tmp_path / "flat.npy"), "joints, 2"),
-        ((plain, tmp_path / "few.npy"), "12 joints"),
-        ((plain, tmp_path / "object.npy"), "array of numbers"),
-        ((plain, tmp_path / "text.json"), "JSON"),
-        ((tmp_path / "no.pth", keypoints), "no.pth"),
-        ((rays, keypoints), "--fov"),
-        ((rays, keypoints, "--fov", "180"), "between 0 and 180"),
-        ((rays, keypoints, "--intrinsics", "1", "2", "3"), "4 or 9"),
-        ((rays, keypoints, "--intrinsics", "0", "2", "3", "4"), "above 0"),
+        ((keypoints, "--weights", tmp_path / "no.pth"), "no.pth"),
+        ((keypoints, "--weights", rays), "--fov"),
+        ((keypoints, "--weights", rays, "--fov", "180"), "between 0 and 180"),
+        ((keypoints, "--weights", rays, "--intrinsics", "1", "2", "3"), "4 or 9"),
+        ((keypoints, "--weights", rays, "--intrinsics", "0", "2", "3", "4"), "above 0"),
+        ((keypoints,), "--weights CKPT"),
+        ((plain, keypoints), "python predict.py KEYPOINTS --weights CKPT"),  # as it once was
     ]
     for arguments, message in cases:
         status, _, err = call(predict.main, *arguments, *SIZE)
@@ -131,18 +243,77 @@ def test_wrong_input_is_named(checkpoint, keypoints, call, tmp_path):
     assert not list(tmp_path.glob("*_3d.npz"))
 
 
+def test_17_joints_need_a_format_that_has_them(person, call, tmp_path):
+    network = build_model({"joints": 17, "hid_dim": 8, "num_layers": 1})
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "17.pth")
+    path = made.npy("sh16")(tmp_path, person)
+    status, _, err = call(predict.main, path, "--weights", tmp_path / "17.pth", *SIZE)
+    assert status == 2 and "does not have Neck/Nose" in err
+
+
+def test_the_file_says_all_that_is_needed_to_use_it(person, checkpoint, call, tmp_path):
+    path = made.npz(tmp_path, person)
+    status, printed, err = call(predict.main, path, "--weights", checkpoint(False))
+    assert (status, err) == (0, "") and "COCO (in the order of h36m17 the limbs" in printed
+    out = dict(np.load(tmp_path / "k_3d.npz"))
+    assert set(out) == {"poses_3d", "joints", "keypoints_2d", "scores", "interpolated", "frames",
+                        "person", "size", "fps", "axes", "units"}  # fmt: skip
+    assert out["poses_3d"].shape == (made.FRAMES, 16, 3)
+    assert out["keypoints_2d"].shape == (made.FRAMES, 16, 2)
+    assert out["scores"].shape == out["interpolated"].shape == (made.FRAMES, 16)
+    assert (out["person"], out["fps"], tuple(out["size"])) == (1, 25, made.SIZE)
+    assert out["frames"].tolist() == [*range(made.FRAMES)]
+    assert "metres" in str(out["units"]) and "z forward" in str(out["axes"])
+    # What was lifted can be lifted again.
+    again = tmp_path / "again.npz"
+    flags = ("--weights", checkpoint(False), "-o", again)
+    status, _, err = call(predict.main, tmp_path / "k_3d.npz", *flags)
+    assert (status, err) == (0, "")
+    assert np.array_equal(np.load(again)["poses_3d"], out["poses_3d"])
+
+
+def test_every_person_gets_a_file(person, checkpoint, call, tmp_path):
+    other = made.made_person(5, shift=1.2)
+    path = made.openpose("body25", [other])(tmp_path, person)
+    flags = ("--weights", checkpoint(False), *SIZE, "--person")
+    status, printed, _ = call(predict.main, path, *flags, "all")
+    assert status == 0 and "persons: 1 (6 images), 2 (6 images); lifted: 1, 2" in printed
+    poses = [lifted(tmp_path / f"json_3d_person{number}.npz") for number in (1, 2)]
+    assert not np.allclose(*poses)
+    status, _, _ = call(predict.main, path, *flags, 2)
+    assert status == 0 and np.array_equal(lifted(tmp_path / "json_3d.npz"), poses[1])
+
+
+def test_what_was_filled_in_and_left_out_is_said(person, checkpoint, call, tmp_path):
+    path = made.coco_results("coco17")(tmp_path, person)
+    images = json.loads(path.read_text())
+    images[1]["keypoints"][:3] = images[1]["keypoints"][27:30] = [0, 0, 0]
+    images[5]["image_id"] = 50
+    beside = np.array(images[0]["keypoints"]).reshape(17, 3)
+    beside[:, 0] += 300
+    beside[13:] = 0
+    path.write_text(json.dumps([*images, dict(images[0], keypoints=beside.ravel().tolist())]))
+    flags = ("--weights", checkpoint(False), *SIZE, "--person", "all")
+    status, printed, _ = call(predict.main, path, *flags)
+    assert status == 0
+    assert "person 1: 1 joints (1.2%) were not seen" in printed
+    assert "is never seen with left_knee, right_knee, left_ankle, right_ankle" in printed
+
+
 def test_nothing_is_replaced_unasked(checkpoint, keypoints, call, tmp_path):
     (tmp_path / "k_3d.npz").write_text("mine")
-    status, _, err = call(predict.main, checkpoint(False), keypoints, *SIZE)
+    status, _, err = call(predict.main, keypoints, "--weights", checkpoint(False), *SIZE)
     assert status == 2 and "--force" in err
     assert (tmp_path / "k_3d.npz").read_text() == "mine"
 
 
 def test_a_camera_that_is_not_used_is_said(checkpoint, keypoints, call):
-    status, out, _ = call(predict.main, checkpoint(False), keypoints, *SIZE, "--fov", 50)
+    status, out, _ = call(
+        predict.main, keypoints, "--weights", checkpoint(False), *SIZE, "--fov", 50
+    )
     assert status == 0 and "no effect" in out
 
 
 def test_a_path_that_no_system_takes_is_one_line(call, checkpoint):
-    status, _, err = call(predict.main, checkpoint(False), "x" * 5000 + ".npy", *SIZE)
+    status, _, err = call(predict.main, "x" * 5000 + ".npy", "--weights", checkpoint(False), *SIZE)
     assert status == 2 and err.count("\n") == 1 and "File name too long" in err

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import predict
 from common.errors import UserError
-from common.skeleton import H36M_17
 from data import download, prepare_data_2d_h36m_sh, prepare_data_asfamc, prepare_data_h36m
 from tests import h36m_miniature as mini
 from tests import mocap_miniature as mocap
@@ -141,11 +139,6 @@ def _sweep_into_a_file(folder: Path) -> None:
         pass
 
 
-def _two_arrays(folder: Path) -> None:
-    np.savez(folder / "x.npz", a=np.zeros((1, 17, 2)), b=np.zeros((1, 17, 2)))
-    predict.read_keypoints(folder / "x.npz", H36M_17)
-
-
 TABLE = [
     (_unreachable, "http://127.0.0.1:9/x cannot be reached"),
     (_cut_off, "the transfer broke off"),
@@ -171,7 +164,6 @@ TABLE = [
     (_spec(None), "cannot read"),
     (_spec("[]"), "a JSON object expected, see tools/sweep.py --help"),
     (_sweep_into_a_file, "cannot make"),
-    (_two_arrays, "has the arrays a, b: name one of them keypoints"),
 ]
 
 

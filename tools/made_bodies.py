@@ -59,3 +59,63 @@ def _with_unused_joints(joints: np.ndarray) -> np.ndarray:
         else:
             stored[:, index] = stored[:, index - 1] + (0, 0, _BESIDE)
     return stored
+
+
+def standing_body() -> np.ndarray:
+    """A person who faces -y with arms and legs spread: (1, 17, 3) metres, z up, hip at zero."""
+    offsets = _OFFSETS.astype(np.float64)
+    for side, sign in (("L", 1), ("R", -1)):
+        for limb, angle in ((("Knee", "Foot"), 10), (("Elbow", "Wrist"), 40)):
+            turn = np.radians(angle)
+            for name in limb:
+                bone = offsets[H36M_17.names.index(side + name)]
+                bone[:] = np.linalg.norm(bone) * np.array([sign * np.sin(turn), 0, -np.cos(turn)])
+    joints = np.zeros((1, *offsets.shape))
+    for joint, parent in H36M_17.bones():
+        joints[:, joint] = joints[:, parent] + offsets[joint]
+    return joints
+
+
+def detector_points(joints: np.ndarray) -> dict[str, np.ndarray]:
+    """Where detectors would find their points on a person: {name of a point: (T, 3)}, metres.
+
+    Args:
+        joints: (T, 17, 3) in Human3.6M's order.
+
+    Returns:
+        The points of all formats of ``data.keypoint_formats``; Human3.6M's have their own names.
+    """
+    points = {name: joints[:, i] for i, name in enumerate(H36M_17.names)}
+    for side in ("left", "right"):
+        for name in ("Hip", "Knee", "Shoulder", "Elbow", "Wrist"):
+            points[f"{side}_{name.lower()}"] = points[f"{side[0].upper()}{name}"]
+        points[f"{side}_ankle"] = points[f"{side[0].upper()}Foot"]
+    points["hip"] = points["mid_hip"] = (points["left_hip"] + points["right_hip"]) / 2
+    points["neck"] = (points["left_shoulder"] + points["right_shoulder"]) / 2
+    points["head"] = points["Head"]
+    across = _unit(points["left_shoulder"] - points["right_shoulder"])
+    up = _unit(points["Head"] - points["Thorax"])
+    forward = np.cross(across, up)
+    face = (points["Neck/Nose"] + points["Head"]) / 2 + 0.09 * forward
+    points["nose"] = face + 0.02 * forward
+    for sign, side in ((1, "left"), (-1, "right")):
+        out = sign * across
+        eye = face + 0.03 * up
+        for name, at in (("", 0.03), ("_inner", 0.02), ("_outer", 0.04)):
+            points[f"{side}_eye{name}"] = eye + at * out
+        points[f"{side}_ear"] = face + 0.07 * out - 0.09 * forward
+        points[f"mouth_{side}"] = face + 0.02 * out - 0.04 * up
+        ankle, wrist = points[f"{side}_ankle"], points[f"{side}_wrist"]
+        down = _unit(ankle - points[f"{side}_knee"])
+        points[f"{side}_heel"] = ankle - 0.05 * forward + 0.05 * down
+        toe = ankle + 0.16 * forward + 0.06 * down
+        points[f"{side}_foot_index"], points[f"{side}_big_toe"] = toe, toe - 0.02 * out
+        points[f"{side}_small_toe"] = toe + 0.05 * out - 0.03 * forward
+        along = _unit(wrist - points[f"{side}_elbow"])
+        for name, reach, at in (("pinky", 0.08, 0.05), ("index", 0.1, 0), ("thumb", 0.04, -0.05)):
+            points[f"{side}_{name}"] = wrist + reach * along + at * out
+    return points
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -31,6 +31,8 @@ from queue import SimpleQueue
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import common.start  # isort: split
+
 from common.errors import UserError, run_script
 from common.parser import Parser
 
