@@ -115,7 +115,8 @@ def test_the_depth_of_the_root_is_the_true_one_or_that_of_the_pose(h36m_folder, 
     lifter = Lifter(
         Stub(), {}, InputView(), H36M_16, post_refine=refinement, true_root_depth=true_root_depth
     )
-    larger = 1.25 * batch.targets_3d  # as it would be seen from 1.25 times as far away
+    # As it would be seen from 1.25 times as far away, and not centred.
+    larger = 1.25 * batch.targets_3d + torch.tensor([0.1, -0.2, 0.3])
     assert lifter.refine(larger, batch) is larger
     depth = batch.root_3d[:, 2] * (1.0 if true_root_depth else 1.25)
     expected = back_project_pose(larger, batch.inputs_2d, depth, batch.intrinsics)

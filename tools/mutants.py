@@ -45,7 +45,7 @@ TESTS = {
     "common/skeleton.py": ("test_skeleton",),
     "data/augment.py": ("test_augment",),
     "data/pose_dataset.py": (
-        "test_pose_dataset", "test_augment", "test_check_data", "test_distributed",
+        "test_pose_dataset", "test_augment", "test_check_data", "test_limits", "test_distributed",
     ),
     "training/lifter.py": ("test_lifter", "test_predict", "test_main_graph"),
 }  # fmt: skip
