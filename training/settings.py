@@ -40,7 +40,9 @@ _NON_LOCAL = {"main_gcn": "grouped", "main_graph": "embedded"}
 WEIGHT_DECAY = {"adam": 0.0, "adamw": 0.01, "sgd": 1e-4}
 # Flags that mean something only beside another one, with that one and its values.
 _BESIDE = {
-    **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", (True,))),
+    **dict.fromkeys(
+        ("bone_sigma", "size_sigma", "turn", "tilt", "keep_ground"), ("augment", (True,))
+    ),
     "weight_decay": ("optimizer", ("adamw", "sgd")),
     "lr_decay": ("schedule", ("exponential", "step")),
     "lr_gamma": ("schedule", ("exponential",)),
