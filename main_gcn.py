@@ -34,6 +34,7 @@ from training.report import (
     describe,
     format_epoch,
     format_network,
+    ray_fit_remark,
     report_test,
     report_training,
     test_resumed_file,
@@ -78,6 +79,8 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     )
     test_set, remarks = with_other_cameras(test_set, args.pan, args.focal_scale, lifter)
     header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
+    if args.ray_fit:
+        header.ray_fit = ray_fit_remark(lifter, args.keypoints)
     report_test({"evaluated": lifter.tested_pose}, test_set, source, header, args.results)
 
 

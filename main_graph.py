@@ -40,6 +40,7 @@ from training.report import (
     format_epoch,
     format_network,
     format_root_errors,
+    ray_fit_remark,
     report_test,
     report_training,
     root_errors,
@@ -123,6 +124,8 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     header = describe(lifter, test_set, args.keypoints, departing)
     test_set, remarks = with_other_cameras(test_set, args.pan, args.focal_scale, lifter)
     header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
+    if args.ray_fit:
+        header.ray_fit = ray_fit_remark(lifter, args.keypoints)
     if args.show_root:
         header.root_position_error_mm = root_errors(lifter.tested_pose, test_set)
         print(format_root_errors(header.root_position_error_mm))

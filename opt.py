@@ -65,6 +65,7 @@ GROUND_TRUTH = {  # main_gcn.py
     "size_sigma": 0.03,  # augmentation: body size times exp(N(0, sigma))
     "turn": 0.5,  # augmentation: probability of a turn about the vertical
     "tilt": 0.0,  # augmentation: degrees of a tilt, standard deviation
+    "keep_ground": False,  # augmentation: the lowest joint keeps its height
     "flip_test": False,  # test the mean of a pose and its mirrored twin
     "snapshot": 5,  # epochs between two checkpoints that are kept
 }
@@ -118,6 +119,7 @@ DETECTED = {  # main_graph.py
     "size_sigma": 0.03,  # augmentation: body size times exp(N(0, sigma))
     "turn": 0.5,  # augmentation: probability of a turn about the vertical
     "tilt": 0.0,  # augmentation: degrees of a tilt, standard deviation
+    "keep_ground": False,  # augmentation: the lowest joint keeps its height
     "flip_test": True,  # test the mean of a pose and its mirrored twin
     "snapshot": 5,  # epochs between two checkpoints that are kept
     "pro_train": 0,  # 1 trains
@@ -283,6 +285,8 @@ def _recipe_flags(add: Add, schedule: str) -> None:
     add("--turn", type=types.share, metavar="P", help="--augment: share of turned poses")
     add("--tilt", type=types.non_negative, metavar="DEG",
         help="--augment: a turn by N(0, DEG) about a horizontal axis")
+    add("--keep_ground", action=Switch,
+        help="--augment: the root moves up or down so that the lowest joint keeps its height")
     add("--optimizer", type=str.lower, choices=("adam", "adamw", "sgd"),
         help="adamw and sgd decay the weights; sgd has momentum 0.9 (Nesterov)")
     add("--weight_decay", type=types.non_negative, metavar="W",

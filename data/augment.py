@@ -34,12 +34,17 @@ class Augmentation:
         size_sigma: all bone lengths of a pose are multiplied by exp(N(0, size_sigma)).
         turn: probability of a rotation about the vertical, by an angle uniform in 360 degrees.
         tilt: standard deviation, in degrees, of a rotation about a random horizontal axis.
+        keep_ground: the root moves along the vertical, so that the lowest joint of the augmented
+            pose is as high as the lowest joint was before. A larger body then stands on the floor
+            and does not sink into it. A turn keeps all heights; after a tilt the lowest joint may
+            be another one.
     """
 
     bone_sigma: float = 0.05
     size_sigma: float = 0.03
     turn: float = 0.5
     tilt: float = 0.0
+    keep_ground: bool = False
 
     def augment_poses(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> Tensor:
         """Poses (B, J, 3) with new bone lengths and directions, of the same shape.
@@ -49,6 +54,17 @@ class Augmentation:
             up: (B, 3) unit vectors, the upward direction in camera space.
         """
         return rotate(self.change_bone_lengths(pose, skeleton), self._random_rotations(up))
+
+    def root_shift(self, pose: Tensor, augmented: Tensor, up: Tensor) -> Tensor | None:
+        """How far the root moves, (B, 3) metres; None if it stays.
+
+        Args:
+            pose, augmented: (B, J, 3) before and after :meth:`augment_poses`.
+            up: (B, 3) as there.
+        """
+        if not self.keep_ground:
+            return None
+        return (_lowest(pose, up) - _lowest(augmented, up)) * up
 
     def change_bone_lengths(self, pose: Tensor, skeleton: Skeleton) -> Tensor:
         """Poses (B, J, 3) with new bone lengths; the directions of the bones stay."""
@@ -71,6 +87,11 @@ class Augmentation:
             angle = math.radians(self.tilt) * torch.randn(len(up), device=up.device)
             rotation = rotation_about(side, angle) @ rotation
         return rotation
+
+
+def _lowest(pose: Tensor, up: Tensor) -> Tensor:
+    """The height of the lowest joint above the root, (B, 1)."""
+    return (pose * up.unsqueeze(1)).sum(dim=2).amin(dim=1, keepdim=True)
 
 
 @cache

@@ -158,15 +158,16 @@ class PoseDataset:
 def augment_batch(batch: PoseBatch, augmentation: Augmentation, skeleton: Skeleton) -> PoseBatch:
     """Draw new bone lengths and directions for the poses of a batch, and project the new poses.
 
-    All random numbers are drawn here, from torch's global generator. Root positions and cameras
-    stay as they are. A detector's 2D error is kept (:func:`common.camera.reproject`).
+    All random numbers are drawn here, from torch's global generator. Cameras stay as they are, and
+    root positions too unless ``augmentation.keep_ground`` is set. A detector's 2D error is kept
+    (:func:`common.camera.reproject`).
     """
     augmented = augmentation.augment_poses(batch.targets_3d, batch.up, skeleton)
-    root = batch.root_3d.unsqueeze(1)
-    inputs_2d = reproject(
-        batch.inputs_2d, batch.targets_3d + root, augmented + root, batch.intrinsics
-    )
-    return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented)
+    shift = augmentation.root_shift(batch.targets_3d, augmented, batch.up)
+    root = batch.root_3d if shift is None else batch.root_3d + shift
+    before = batch.targets_3d + batch.root_3d.unsqueeze(1)
+    inputs_2d = reproject(batch.inputs_2d, before, augmented + root.unsqueeze(1), batch.intrinsics)
+    return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented, root_3d=root)
 
 
 @dataclass

@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from common.camera import project
 from common.skeleton import H36M_16, H36M_17
 from data.augment import Augmentation
 from data.cameras import h36m_cameras
 from data.datasets import HDM05
-from data.pose_dataset import PoseDataset, PoseLoader, augment_batch, load_pose_datasets
+from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, augment_batch, load_pose_datasets
 from tests.conftest import ROOT
 from tests.formulas import pixel
 
@@ -107,6 +108,48 @@ def test_changed_poses_are_projected_as_a_camera_would(dataset):
             error = original.inputs_2d[row, joint].double() - torch.tensor(old)
             expected = torch.tensor(new) + error
             assert torch.allclose(batch.inputs_2d[row, joint].double(), expected, atol=1e-6)
+
+
+def heights(joints: torch.Tensor, batch: PoseBatch) -> torch.Tensor:
+    """World heights (B, J), metres, of joints (B, J, 3) in Human3.6M's cameras, pose by pose."""
+    cameras = {tuple(c.intrinsics.float().tolist()[:4]): c for c in _H36M}
+    rows = zip(joints.double(), batch.intrinsics.tolist(), strict=True)
+    seen = [(points, cameras[tuple(values[:4])]) for points, values in rows]
+    return torch.stack([(camera.rotation @ p.mT).mT[:, 2] + camera.translation[2]
+                        for p, camera in seen])  # fmt: skip
+
+
+@pytest.mark.parametrize("tilt", [0.0, 10.0])
+def test_changed_bodies_stand_on_the_floor(dataset, tilt):
+    original = dataset.batch(torch.arange(0, len(dataset), 7))
+    sizes = {"bone_sigma": 0.1, "size_sigma": 0.2, "tilt": tilt}
+    torch.manual_seed(1)
+    sunk = augment_batch(original, Augmentation(**sizes), dataset.skeleton)
+    torch.manual_seed(1)
+    batch = augment_batch(original, Augmentation(**sizes, keep_ground=True), dataset.skeleton)
+    assert torch.equal(batch.targets_3d, sunk.targets_3d)
+    points, before, low = (b.targets_3d + b.root_3d.unsqueeze(1) for b in (batch, original, sunk))
+    floor = heights(before, original).amin(dim=1)
+    assert (heights(points, original).amin(dim=1) - floor).abs().max() < 1e-5
+    assert (heights(low, original).amin(dim=1) - floor).abs().max() > 0.1
+    # straight up or down
+    aside = batch.root_3d - original.root_3d
+    aside = aside - (aside * original.up).sum(dim=1, keepdim=True) * original.up
+    assert aside.abs().max() < 1e-6
+    # and the camera sees the body where it now stands
+    expected = project(points, original.intrinsics) - project(before, original.intrinsics)
+    assert torch.allclose(batch.inputs_2d, original.inputs_2d + expected, atol=1e-6)
+
+
+def test_a_mirrored_body_stands_on_the_floor_too(dataset):
+    index = torch.arange(0, len(dataset), 7)
+    mirrored = dataset.batch(index).mirrored(torch.ones(len(index), dtype=bool), dataset.skeleton)
+    batch = augment_batch(mirrored, Augmentation(keep_ground=True), dataset.skeleton)
+    low = [
+        ((b.targets_3d + b.root_3d.unsqueeze(1)) * b.up.unsqueeze(1)).sum(-1).amin(1)
+        for b in (mirrored, batch)
+    ]
+    assert torch.allclose(*low, atol=1e-5)
 
 
 def test_without_strength_nothing_changes(dataset):

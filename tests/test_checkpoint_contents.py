@@ -259,7 +259,7 @@ def test_networks_larger_than_their_weights_are_not_built(call, wholes, tmp_path
     for changed in ({"hid_dim": BIG}, {"hid_dim": 10**15}, {"num_layers": BIG}, {"hid_dim": 32},
                     {"rank": BIG, "adj_modulation": "lowrank"}):  # fmt: skip
         torch.save(content | {"model": content["model"] | changed}, path)
-        flags = [path, tmp_path / "k.npy", "--width", 9, "--height", 9]
+        flags = [tmp_path / "k.npy", "--weights", path, "--size", 9, 9]
         status, _, err = call(predict.main, *flags)
         assert status == 2 and err.count("\n") == 1 and f"{path} holds a network that" in err
     assert not built
@@ -270,7 +270,7 @@ def test_nothing_is_predicted_by_a_network_of_another_input_or_output(call, tmp_
     for key, wrong in (("in_dim", 4), ("out_dim", 2)):
         network = build_model({"joints": 16, "hid_dim": 8, "num_layers": 1, key: wrong})
         torch.save(network.state_dict(), tmp_path / "a.pth")
-        flags = [tmp_path / "a.pth", tmp_path / "k.npy", "--width", 9, "--height", 9]
+        flags = [tmp_path / "k.npy", "--weights", tmp_path / "a.pth", "--size", 9, 9]
         status, _, err = call(predict.main, *flags)
         assert status == 2 and err.count("\n") == 1 and f"a.pth has {key} {wrong}, not" in err
 

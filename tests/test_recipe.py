@@ -54,6 +54,16 @@ def test_flags_that_would_do_nothing_are_refused(parse):
         parse([*flags, "--recipe", "strong"])
     with pytest.raises(UserError, match="--turn goes with --augment"):
         parse(["--recipe", "strong", "--no-augment", "--turn", "0.1"])
+    with pytest.raises(UserError, match="--keep_ground goes with --augment"):
+        parse(["--keep_ground"])
+
+
+@pytest.mark.parametrize("parse", [opt.parse_gcn, opt.parse_graph])
+def test_the_flag_of_the_floor_reaches_the_batches(parse, h36m_folder):
+    (dataset,) = load_pose_datasets(H36M, h36m_folder, [["S9", "S11"]], H36M_16)
+    for flags in ((), ("--keep_ground",)):
+        args = parse(["--augment", *flags])
+        assert training_loader(args, dataset).augmentation.keep_ground is bool(flags)
 
 
 def test_a_strong_run_resumes_as_if_it_had_not_stopped(gcn, call, tmp_path):

@@ -57,7 +57,7 @@ def load_data(
 
 def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoader:
     """Shuffled batches, with the flips and the augmentation of the flags."""
-    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt)
+    strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt, args.keep_ground)
     return PoseLoader(
         dataset,
         args.batch_size,

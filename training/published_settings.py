@@ -32,6 +32,7 @@ _SHARED = {
     "size_sigma": 0.03,
     "turn": 0.5,
     "tilt": 0.0,
+    "keep_ground": False,
     "optimizer": "adam",
     "weight_decay": None,
     "warmup": 0,

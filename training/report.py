@@ -21,7 +21,7 @@ from training import distributed
 from training.checkpoint import Source
 from training.engine import Training, evaluate
 from training.find_run import CURVES, POSES, RESULTS, runs_folder
-from training.lifter import Lifter
+from training.lifter import SCREEN_SIGMAS, Lifter
 from training.load_data import evaluation_loader
 from training.run_folder import RunFolder
 from training.training_state import training_state
@@ -34,7 +34,7 @@ _TITLES = {
 }
 PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # Fields of a header that a figure must not be read without.
-REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale")
+REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale", "ray_fit")
 RESULTS_KIND = "results"
 _KEYS_OF_RESULTS = ("model", "protocol", "results")
 _PICTURED = 4
@@ -48,7 +48,7 @@ class Header:
         parameters, multiply_adds_a_pose: of all networks together.
         departures: settings of the training that are not the published ones; None where a
             checkpoint does not record them.
-        intrinsics, root_depth, pan, focal_scale: remarks on what the figures depend on.
+        intrinsics, root_depth, pan, focal_scale, ray_fit: remarks on what the figures depend on.
         root_position_error_mm: of ``root_errors``.
     """
 
@@ -68,6 +68,7 @@ class Header:
     intrinsics: str | None = None
     pan: str | None = None
     focal_scale: str | None = None
+    ray_fit: str | None = None
     root_position_error_mm: dict[str, dict[str, float]] | None = None
 
     def content(self) -> dict[str, Any]:
@@ -116,6 +117,24 @@ def describe(
         if lifter.input_view.uses_intrinsics
         else None,
     )
+
+
+def ray_fit_remark(lifter: Lifter, keypoints: str) -> str:
+    """What ``--ray_fit`` does with the tested poses.
+
+    Args:
+        keypoints: whose 2D joints.
+    """
+    sigma = lifter.screen_sigma
+    if sigma is None:
+        known = " and ".join(SCREEN_SIGMAS)
+        return (
+            f"poses are left as they are: --ray_fit gains with {known} only, the 2D joints of "
+            f"{keypoints} are not known to be exact enough"
+        )
+    fitted = "the network's poses and the refined ones, each," if lifter.post_refine else "poses"
+    noise = f", with an error of the 2D joints of {500 * sigma:g} px at width 1,000"
+    return f"{fitted} are fitted to the rays (--ray_fit)" + (noise if sigma else "")
 
 
 def _costs(lifter: Lifter) -> tuple[int, int]:

@@ -40,7 +40,9 @@ _NON_LOCAL = {"main_gcn": "grouped", "main_graph": "embedded"}
 WEIGHT_DECAY = {"adam": 0.0, "adamw": 0.01, "sgd": 1e-4}
 # Flags that mean something only beside another one, with that one and its values.
 _BESIDE = {
-    **dict.fromkeys(("bone_sigma", "size_sigma", "turn", "tilt"), ("augment", (True,))),
+    **dict.fromkeys(
+        ("bone_sigma", "size_sigma", "turn", "tilt", "keep_ground"), ("augment", (True,))
+    ),
     "weight_decay": ("optimizer", ("adamw", "sgd")),
     "lr_decay": ("schedule", ("exponential", "step")),
     "lr_gamma": ("schedule", ("exponential",)),
@@ -227,7 +229,7 @@ def _check_mode(
     changed = defaults is not None and args.recipe != defaults.get("recipe")
     if args.resume and "recipe" in typed and changed:
         parser.error("--recipe is for a new run: a resumed one keeps its own flags")
-    for key in ("pan", "focal_scale"):
+    for key in ("pan", "focal_scale", "ray_fit"):
         if getattr(args, key) != parser.get_default(key) and not args.evaluate:
             parser.error(f"--{key} is for testing: give --evaluate CKPT")
 
