@@ -61,6 +61,8 @@ def test_the_step_is_named_and_saved_so_that_it_can_be_made_again(call, spoil, t
 
     found = load_checkpoint(path)
     before = found["before_step"]
+    counts = {int(t) for n, t in found["state_dict"].items() if "num_batches" in n}
+    assert counts == {11}  # the statistics are those before the step, too
     args = opt.parse_gcn(FLAGS)
     lifter = build_lifter(args, "main_gcn", None)
     lifter.network.load_state_dict(found["state_dict"])

@@ -110,3 +110,10 @@ def test_auto_takes_the_folder_of_a_run_that_had_no_checkpoint_yet(call, tmp_pat
     (folder / "notes.txt").unlink()
     assert call(main_gcn.main, *flags, "--resume", "auto")[0] == 0
     assert not list(folder.glob(".*partial*")) and (folder / LAST).is_file()
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_an_empty_name_is_not_a_new_run(call, tmp_path, flag):
+    """As a script gives it whose variable is not set."""
+    status, _, err = call(main_gcn.main, *FLAGS, "-c", tmp_path, flag, "")
+    assert status == 2 and "expected, not ''" in err and not list(tmp_path.iterdir())

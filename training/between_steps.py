@@ -122,7 +122,7 @@ class BetweenSteps:
             folder = files.resumable_folder
             if folder == self._run.folder:
                 files.check_saved()
-        command = f"{start} {self._script}.py --resume {folder}"
+        command = f"{start} {self._script}.py --resume {folder.absolute()}"
         raise SignalledError(signum, f"stopped and saved; to go on: {command}")
 
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:

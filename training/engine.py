@@ -208,7 +208,7 @@ def _optimise(
     random_state = torch.get_rng_state()
     # A forward pass in training changes the running statistics of normalisations.
     buffers = [b for network in training.networks.values() for b in network.buffers()]
-    kept = [b.clone() for b in buffers] if training.skips_not_finite else []
+    kept = [b.clone() for b in buffers] if looks else []
     training.optimizer.zero_grad()
     with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=training.amp):
         loss = training.loss(batch)
@@ -216,9 +216,9 @@ def _optimise(
     if looks or training.max_norm is not None:
         norm = nn.utils.clip_grad_norm_(parameters, training.max_norm or math.inf)
         if looks and not _is_finite(loss, norm):
+            for buffer, before in zip(buffers, kept, strict=True):
+                buffer.copy_(before)
             if training.skips_not_finite:
-                for buffer, before in zip(buffers, kept, strict=True):
-                    buffer.copy_(before)
                 return None
             raise NotFiniteError(loss.item(), norm.item(), replace(at), batch, random_state)
     training.optimizer.step()

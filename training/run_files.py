@@ -24,7 +24,7 @@ def make_folder(parent: Path, stems: list[str]) -> Path:
         with os_errors_as_user_errors(f"make {folder}"), suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-    raise UserError(f"{folder} exists: give another --name")
+    raise UserError(f"{folder} exists: give another --name, or --resume auto to go on with it")
 
 
 class RunFiles:

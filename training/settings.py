@@ -72,8 +72,10 @@ def read_flags(
     if args.resume == "auto":
         run = find_run(runs_folder(args.checkpoint), args.name, script)
         print(f"--resume auto: {run or 'there is no run, so this is a new one'}")
-        argv = [*(sys.argv[1:] if argv is None else argv), "--resume", str(run or NO_RUN)]
+        argv = _without_resume(sys.argv[1:] if argv is None else argv)
+        argv += ["--resume", str(run)] if run else []
         args = parse(argv)
+        args.resume = args.resume or NO_RUN
     source = load(args)
     starts_anew = getattr(args, "pro_train", 0) and not (args.evaluate or args.resume)
     if source and not starts_anew:
@@ -93,6 +95,16 @@ def _leave_current_settings(checkpoint: dict[str, Any], args: argparse.Namespace
     if "options" in checkpoint:
         options, known = current_settings(checkpoint["options"]), settings_of(args)
         checkpoint["options"] = {key: options[key] for key in options if key in known}
+
+
+def _without_resume(argv: Sequence[str]) -> list[str]:
+    """A command line without ``--resume auto``."""
+    words = [word for word in argv if word not in ("--resume=auto", "-rauto")]
+    for flag in ("--resume", "-r"):
+        while flag in words:
+            place = words.index(flag)
+            del words[place : place + 2]
+    return words
 
 
 def parse(
