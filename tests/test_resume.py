@@ -117,3 +117,11 @@ def test_an_empty_name_is_not_a_new_run(call, tmp_path, flag):
     """As a script gives it whose variable is not set."""
     status, _, err = call(main_gcn.main, *FLAGS, "-c", tmp_path, flag, "")
     assert status == 2 and "expected, not ''" in err and not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_killed_at_its_end_leaves_no_step(run, call):
+    """It had saved its last epoch, and not yet removed the checkpoint inside it."""
+    (run / STEP).write_bytes((run / LAST).read_bytes())
+    (run / "results.json").unlink()
+    assert call(main_gcn.main, "--resume", run / LAST)[0] == 0
+    assert not (run / STEP).exists() and (run / "results.json").exists()

@@ -318,6 +318,7 @@ def report_training(
     """
     if not distributed.is_main():
         return
+    run.discard_step()  # that of the last epoch is left where a run was killed at its end
     results = {"last": run.last, "best": run.best}
     titles = {f"{key}, epoch {result['epoch']}": result for key, result in results.items()}
     note = "mm. 'best' is the epoch with the lowest MPJPE on these very test subjects: a choice"

@@ -338,9 +338,13 @@ class RunFolder:
             self.best = {"epoch": row["epoch"], "chosen_by": CHOSEN_BY[BEST], **summary}
         if self.files:
             self.save(self._files_of_epoch(row, is_best, training_state))
-            if self.files.is_saved(self.folder / LAST):
-                self.files.remove(self.folder / STEP)
+            self.discard_step()
         return is_best
+
+    def discard_step(self) -> None:
+        """Remove the checkpoint inside an epoch that is over."""
+        if self.files and self.files.is_saved(self.folder / LAST):
+            self.files.remove(self.folder / STEP)
 
     def save_step(self, at: Position, training_state: dict[str, Any]) -> None:
         """Save a checkpoint inside an epoch.

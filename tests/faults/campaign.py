@@ -161,8 +161,9 @@ def killed(case: str, kills: int, folder: Path, wanted: Path, seed: int) -> Outc
                 break
             outcome.kills += 1
             outcome.counts["kill " + fault.split()[1]] += 1
-            if len(statuses) > 1 and not is_clear(said):
-                outcome.wrong.append(f"{case} {name}: {said}")
+            others = [status for status in statuses if status not in (0, -signal.SIGKILL)]
+            if others and not is_clear(said):
+                outcome.wrong.append(f"{case} {name}: {statuses} {said}")
             if (lost := seconds_lost(folder, name)) is not None:
                 outcome.lost.append(lost)
         statuses, said = run(case, folder, name)
