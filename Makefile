@@ -20,6 +20,7 @@ test: $(VENV)/.test-requirements
 	$(VENV)/bin/python -m pytest --refusals=$(VENV)/refusals.tsv
 
 faults: $(VENV)/.test-requirements
+	$(VENV)/bin/python -m pytest -m slow
 	$(VENV)/bin/python -m tests.faults
 
 fuzz: $(VENV)/.test-requirements

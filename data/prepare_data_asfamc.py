@@ -274,6 +274,8 @@ def forward_kinematics(asf: Asf, motion: dict[str, np.ndarray], name: str) -> np
         for bone_name, bone in asf.bones.items():
             turn = turns[bone.parent]
             if bone.dof:
+                if motion[bone_name].shape[1] != len(bone.dof):  # one would be taken for all
+                    raise ValueError(f"{bone_name} has {motion[bone_name].shape[1]} angles")
                 angles = np.zeros((len(root), 3))
                 angles[:, bone.dof] = motion[bone_name]
                 turn = turn @ (bone.axis @ rotation(angles) @ bone.axis.T)

@@ -175,6 +175,7 @@ def test_inside_an_epoch_the_batches_stay_as_they_were(call, stopping, tmp_path,
     assert call(main_gcn.main, "--resume", tmp_path / "run" / LAST, *flags)[0] == 0
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_exactly(call, tmp_path):
     flags = [*SLICE, "-c", tmp_path, "--batch_size", "16", "-e", "2", "--dropout", "0.2"]
     whole = run_two("main_gcn.py", *flags, "--name", "whole")

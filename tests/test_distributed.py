@@ -131,6 +131,7 @@ def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp
     assert a["state_dict"].keys() == b["state_dict"].keys()
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_with_the_refinement_that_one_process_began(call, tmp_path):
     import main_graph
 

@@ -27,6 +27,7 @@ def test_killed_runs_go_on_to_the_same_weights(runs, whole):
     assert outcome.kills == 2 and not outcome.wrong
 
 
+@pytest.mark.slow
 def test_runs_whose_disk_was_full_go_on_to_the_same_weights(runs, whole):
     outcome = disk_filled("running average", 1, runs, whole["running average"], seed=1)
     assert outcome.counts["status 2"] == 1 and not outcome.wrong

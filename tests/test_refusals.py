@@ -6,6 +6,7 @@
 
 import http.client
 import io
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -152,6 +153,10 @@ TABLE = [
     (lambda _: prepare_data_2d_h36m_sh.main([]), "give -pt or -ft, or both"),
     (_motion(lambda text: text.replace("rtibia", "ltibia")), "x.amc has a bone twice in a frame"),
     (_motion(lambda text: text.replace("head", "tail")), "x.amc does not fit its skeleton"),
+    (
+        _motion(lambda text: re.sub(r"(?m)^(head \S+) \S+$", r"\1", text)),
+        "x.amc does not fit its skeleton: head has 1 angles",
+    ),
     (_two_clips, "a second clip 'squat 1' of subject xy: remove one"),
     (_no_rate, "give frame rates of at least 1 Hz"),
     (_strange_cdf, "x.cdf: Pose holds no sequence but [3145728] numbers"),

@@ -112,13 +112,6 @@ def test_auto_takes_the_folder_of_a_run_that_had_no_checkpoint_yet(call, tmp_pat
     assert not list(folder.glob(".*partial*")) and (folder / LAST).is_file()
 
 
-@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
-def test_an_empty_name_is_not_a_new_run(call, tmp_path, flag):
-    """As a script gives it whose variable is not set."""
-    status, _, err = call(main_gcn.main, *FLAGS, "-c", tmp_path, flag, "")
-    assert status == 2 and "expected, not ''" in err and not list(tmp_path.iterdir())
-
-
 def test_a_run_that_was_killed_at_its_end_leaves_no_step(run, call):
     """It had saved its last epoch, and not yet removed the checkpoint inside it."""
     (run / STEP).write_bytes((run / LAST).read_bytes())

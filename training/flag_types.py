@@ -50,8 +50,8 @@ fraction = _number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 
 
 def one_line(text: str) -> str:
-    """A name or a path: a line break in it, or nothing at all, is a mistake of a script."""
-    if not text or _CONTROL.search(text):
+    """A name or a path: a line break in it is a mistake of a script, and would split a message."""
+    if _CONTROL.search(text):
         raise _wrong("a text without line breaks and control characters", text)
     return text
 
