@@ -31,7 +31,7 @@ import common.start  # isort: split
 
 from common.errors import UserError, run_script
 from common.extras import require
-from common.files import atomic_write
+from common.files import atomic_write, os_errors_as_user_errors
 from common.parser import Parser
 from common.progress import follow
 from data.datasets import H36M, HDM05, MPI_INF_3DHP, DatasetInfo
@@ -500,10 +500,8 @@ def _fetch_all(names: Sequence[str], folder: Path) -> None:
     for name in names:
         if name not in SOURCES:
             raise UserError(f"unknown name {name!r}: there are {', '.join(SOURCES)}")
-    try:
+    with os_errors_as_user_errors(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
     for name in names:
         for path in fetch(name, folder):
             print(f"{path}: whole, {_size(path)}, sha256 {read_sums(folder)[path.name]}")

@@ -83,6 +83,7 @@ def _both(*limbs: str) -> tuple[Bone, ...]:
 
 _BODY = _both("shoulder-elbow", "elbow-wrist", "hip-knee", "knee-ankle")
 _FACE = (("nose", "left_eye"), ("nose", "right_eye"), *_both("eye-ear"))
+_FEET = _both("ankle-heel", "ankle-big_toe", "big_toe-small_toe")
 _COCO_POINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
     "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee",
@@ -162,7 +163,7 @@ _LIST = (
         limbs=(
             *_BODY, *_FACE, ("head", "nose"), ("nose", "neck"), ("neck", "hip"),
             ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("hip", "left_hip"),
-            ("hip", "right_hip"), *_both("ankle-heel", "ankle-big_toe", "big_toe-small_toe"),
+            ("hip", "right_hip"), *_FEET,
         ),
         why="Hip, neck and the top of the head are annotated. Only the spine is missing: the "
         "middle of hip and neck stands for it",
@@ -184,7 +185,7 @@ _LIST = (
         limbs=(
             *_BODY, *_FACE, ("nose", "neck"), ("neck", "mid_hip"),
             ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("mid_hip", "left_hip"),
-            ("mid_hip", "right_hip"), *_both("ankle-heel", "ankle-big_toe", "big_toe-small_toe"),
+            ("mid_hip", "right_hip"), *_FEET,
         ),
         why="OpenPose's neck and middle hip are the middles of shoulders and hips, found as points "
         "of their own. The rest is as for COCO",

@@ -363,10 +363,8 @@ def _exclusive(out: Path) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be made, or another sweep has locked it.
     """
-    try:
+    with os_errors_as_user_errors(f"make {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {out}: {error.strerror}") from error
     with FolderLock(out, "another sweep"):
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

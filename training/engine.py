@@ -205,10 +205,11 @@ def _optimise(
     """
     looks = training.skips_not_finite or batch.index.device.type == "cpu"
     looks = looks or at.batches % _LOOK_EVERY == 0
-    random_state = torch.get_rng_state()
+    networks = training.networks.values() if looks else ()
+    random_state = torch.get_rng_state() if looks else None
     # A forward pass in training changes the running statistics of normalisations.
-    buffers = [b for network in training.networks.values() for b in network.buffers()]
-    kept = [b.clone() for b in buffers] if looks else []
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    kept = [buffer.clone() for buffer in buffers]
     training.optimizer.zero_grad()
     with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=training.amp):
         loss = training.loss(batch)

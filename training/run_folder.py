@@ -250,6 +250,8 @@ class RunFolder:
             return None
         run = cls(folder, description, snapshot, fallback)
         newest = folder / LAST
+        if path == newest:
+            return run
         try:
             epoch = load_checkpoint(newest).get("epoch", 0)
         except UserError:  # missing or damaged: nothing would be lost
