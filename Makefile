@@ -17,7 +17,7 @@ demo: $(VENV)/.run-requirements
 test: $(VENV)/.test-requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest --refusals=$(VENV)/refusals.tsv
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --refusals=$(VENV)/refusals.tsv
 
 faults: $(VENV)/.test-requirements
 	$(VENV)/bin/python -m pytest -m slow

@@ -3,7 +3,7 @@
 A refusal is a place in the program that makes a ``UserError``, calls a parser's ``error``, or makes
 an ``ArgumentTypeError``. ``pytest --refusals FILE`` writes a table of all of them, each with the
 first test that reached it and the line it printed; the run fails if one is reached by no test.
-What happens in other processes is not seen.
+The workers of pytest-xdist hand in what they noted. What other processes do is not seen.
 """
 
 import argparse
@@ -83,39 +83,52 @@ def table(reached: dict[tuple[str, int], tuple[str, str]]) -> tuple[list[str], l
     return lines, missed
 
 
+_CURRENT = pytest.StashKey[Refusals]()
+_PART = "refusals"  # of what a worker hands in
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refusals", metavar="FILE", help="write which test reaches which refusal")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--refusals"):
-        config.refusals = Refusals()
-        config.refusals.watch()
+        config.stash[_CURRENT] = Refusals()
+        config.stash[_CURRENT].watch()
 
 
-def pytest_runtest_logstart(nodeid: str) -> None:
-    if _current:
-        _current[0].test = nodeid
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    if refusals := item.config.stash.get(_CURRENT, None):
+        refusals.test = item.nodeid
+    return (yield)
 
 
-_current: list[Refusals] = []
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """A worker has finished: take over what it noted."""
+    for file, line, *noted in getattr(node, "workeroutput", {}).get(_PART, []):
+        node.config.stash[_CURRENT].reached.setdefault((file, line), tuple(noted))
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if hasattr(session.config, "refusals"):
-        _current.append(session.config.refusals)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    refusals = session.config.stash.get(_CURRENT, None)
+    if refusals is None:
+        return
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_PART] = [
+            [*place, *noted] for place, noted in refusals.reached.items()
+        ]
+    elif table(refusals.reached)[1] and session.exitstatus == 0:
+        session.exitstatus = 1
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    if not _current:
+    refusals = config.stash.get(_CURRENT, None)
+    if refusals is None:
         return
-    lines, missed = table(_current[0].reached)
+    lines, missed = table(refusals.reached)
     Path(config.getoption("--refusals")).write_text("\n".join(lines) + "\n", encoding="utf-8")
     terminalreporter.write_line(f"refusals: {len(lines) - 1} reached, {len(missed)} not")
     for line in missed:
         terminalreporter.write_line(f"  not reached: {line}")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _current and table(_current[0].reached)[1] and session.exitstatus == 0:
-        session.exitstatus = 1

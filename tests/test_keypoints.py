@@ -85,7 +85,7 @@ def test_every_format_is_known_and_its_joints_land(what, person, tmp_path):
         load_keypoints(path, skeleton, "auto", (3000, 2000) if knows_size else None)
 
 
-@pytest.mark.parametrize("form", FORMATS.values(), ids=str)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.word)
 def test_left_and_right_never_swap(form):
     def sides(points):
         return {point.partition("_")[0] if "_" in point else point[0] for point in points}
@@ -101,7 +101,7 @@ def test_left_and_right_never_swap(form):
             assert sorted(swapped) == sorted(points), joint
 
 
-@pytest.mark.parametrize("form", FORMATS.values(), ids=str)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.word)
 def test_rigid_bones_have_one_length_in_every_pose(form):
     """And the others do not, of a detector's points: a back that bends, a head that turns."""
     rng = np.random.default_rng(0)
