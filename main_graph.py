@@ -47,6 +47,7 @@ from training.report import (
     test_resumed_file,
 )
 from training.resume import source_to_resume
+from training.run_flags import script_and_call_flags
 from training.run_folder import RunDescription, RunFolder
 from training.schedule import learning_rate
 from training.settings import departures, read_flags, settings_of
@@ -165,7 +166,8 @@ def train(
                 files.keep_best(run, is_new=True)
         networks = training.networks.values()
         training.loss = distributed.with_averaged_gradients(networks, training.loss)
-        with BetweenSteps(run, training, args.save_every, SCRIPT) as between:
+        command = script_and_call_flags(args, SCRIPT)
+        with BetweenSteps(run, training, args.save_every, command) as between:
             for epoch in range(run.epoch + 1, args.epochs + 1):
                 start = run.start_of(epoch)
                 trained = train_one_epoch(training, loader, start, outlook, between.after_step)

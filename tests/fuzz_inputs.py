@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.errors import UserError
+from common.progress import follow
 from tests.fuzz_readers import MIB, READERS, found
 
 SECONDS = 10  # of a core, for one file
@@ -226,7 +227,8 @@ def run_processes(kinds: Sequence[str], first: int, count: int | None) -> int:
     outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     failed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (kind, _, _), done in zip(pieces, pool.map(_run_piece, pieces), strict=True):
+        ended = zip(pieces, pool.map(_run_piece, pieces), strict=True)
+        for (kind, _, _), done in follow(ended, "files", len(pieces), "process"):
             for line in done.stdout.splitlines():
                 if line.startswith(f"{kind} "):
                     read, refused = map(int, line.split()[1:])

@@ -1,5 +1,6 @@
 """A training that is stopped between two steps, or saved there, goes on exactly."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(stopping, tmp_path, name, when):
     script.main([*flags, "--name", "whole"])
     said = stopping(script, [*flags, "--name", "stopped"], **when)
     folder = tmp_path / "stopped"
-    assert said.endswith(f"python {script.SCRIPT}.py --resume {folder}")
+    assert said.endswith(f"python {script.SCRIPT}.py --device cpu --resume {folder}")
     script.main(["--resume", str(folder), "-c", str(tmp_path)])
     assert_same_run(folder, tmp_path / "whole")
 
@@ -165,6 +166,14 @@ def test_the_exit_status_tells_the_signal(call, stopping, tmp_path):
         assert found == status and "stopped and saved; to go on: python main_gcn.py" in err
 
 
+def test_the_command_that_goes_on_repeats_the_flags_of_the_call(stopping, tmp_path):
+    call_flags = ["--results", str(tmp_path / "it is.json"), "--on_nan", "skip"]
+    said = stopping(main_gcn, [*FLAGS, *call_flags, "-c", str(tmp_path), "--name", "run"], step=2)
+    words = shlex.split(said.partition("to go on: ")[2])
+    device = ["--device", "cpu"]
+    assert words == ["python", "main_gcn.py", *device, *call_flags, "--resume", f"{tmp_path}/run"]
+
+
 @pytest.mark.parametrize(
     "flags", [["--batch_size", "16"], ["--seed", "3"], ["--augment"]], ids=lambda f: f[0]
 )
@@ -185,7 +194,8 @@ def test_two_processes_stop_together_and_go_on_exactly(call, tmp_path):
     folder = tmp_path / "stopped"
     said = [line for *_, err in stopped for line in err.splitlines() if "to go on" in line]
     assert said == [
-        f"stopped and saved; to go on: torchrun --nproc_per_node=2 main_gcn.py --resume {folder}"
+        "stopped and saved; to go on: torchrun --nproc_per_node=2 main_gcn.py --device cpu "
+        f"--resume {folder}"
     ]
     assert load_checkpoint(folder / STEP)["position"]["batches"] == 10
     status, _, err = call(main_gcn.main, "--resume", folder)

@@ -45,7 +45,7 @@ def test_a_folder_stands_for_its_newest_whole_checkpoint(run, capsys):
     assert source_to_resume(str(run)).path == str(run / "ckpt_epoch_001.pth.tar")
     for path in run.glob("*.pth.tar"):
         damage(path)
-    with pytest.raises(UserError, match="no checkpoint of a run that is whole"):
+    with pytest.raises(UserError, match="no whole checkpoint of a run"):
         source_to_resume(str(run))
 
 

@@ -35,6 +35,7 @@ import common.start  # isort: split
 
 from common.errors import UserError, run_script
 from common.parser import Parser
+from common.progress import follow
 
 ROOT = Path(__file__).resolve().parents[1]
 # The tests of each file, the quickest first.
@@ -233,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number in range(args.jobs):
             copies.put(copy_repository(Path(scratch) / str(number)))
         run = partial(verdict, copies=copies, limit=args.limit)
-        for mutant, result in zip(chosen, pool.map(run, chosen), strict=True):
+        results = zip(chosen, pool.map(run, chosen), strict=True)
+        for mutant, result in follow(results, "mutants", len(chosen), "mutant"):
             counts[result] += 1
             if result != "caught":
                 print(f"{result}: {mutant.path}:{mutant.line}: {mutant.change}", flush=True)

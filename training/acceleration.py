@@ -36,6 +36,8 @@ def select_device(name: str, deterministic: bool = False) -> torch.device:
         torch.zeros(1, device=device).cpu()  # meta makes tensors, but without values
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().split("\n")[0][:100]
+        if reason.startswith("Expected one of"):  # and a list of whatever torch may be built for
+            reason = "unknown"
         raise UserError(f"--device {name} is not available here ({reason}): try cpu") from error
     return distributed.own_device(device)
 

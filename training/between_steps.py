@@ -1,10 +1,11 @@
 """Between two steps of a training: a save every few minutes, and a stop that loses nothing."""
 
 import os
+import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -35,16 +36,16 @@ class BetweenSteps:
         run: RunFolder,
         training: Training,
         minutes: float,
-        script: str,
+        command: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             minutes: between two saves inside an epoch; 0 saves only after a signal.
-            script: "main_gcn" or "main_graph", for the command that goes on.
+            command: the script and its flags but for --resume, to say how the run goes on.
             clock: gives the time in seconds.
         """
-        self._run, self._training, self._script = run, training, script
+        self._run, self._training, self._command = run, training, command
         self._seconds, self._clock = 60 * minutes, clock
         self._saved_at = clock()
         self._signal = 0
@@ -116,13 +117,13 @@ class BetweenSteps:
 
     def _stop(self, signum: int) -> None:
         count = distributed.world_size()
-        start = "python" if count == 1 else f"torchrun --nproc_per_node={count}"
+        start = ["python"] if count == 1 else ["torchrun", f"--nproc_per_node={count}"]
         folder = self._run.folder
         if files := self._run.files:
             folder = files.resumable_folder
             if folder == self._run.folder:
                 files.check_saved()
-        command = f"{start} {self._script}.py --resume {folder.absolute()}"
+        command = shlex.join([*start, *self._command, "--resume", str(folder.absolute())])
         raise SignalledError(signum, f"stopped and saved; to go on: {command}")
 
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:

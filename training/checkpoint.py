@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.files import write_bytes
+from common.files import os_errors_as_user_errors, write_bytes
 from models.build import (
     DEFAULT,
     MODELS,
@@ -33,7 +33,8 @@ _FOR_TRAINING = ("name", "dropout", "modulation_init")
 _WITHOUT_FLAG = ("in_dim", "out_dim")
 # Arguments of a network that are as its checkpoint has them: nobody asks for another value.
 _OF_CHECKPOINT = ("predict_root",)
-_ZIP = b"PK\x03\x04"
+# How the files begin that torch.save writes: since version 1.6, and before.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,20 @@ def load_plain(path: str | Path) -> Any:
         if path.is_dir():
             raise UserError(f"{path} is a folder: give a file in it, such as ckpt_last.pth.tar")
         raise UserError(f"{path} is not there: give a checkpoint file")
+    with os_errors_as_user_errors(f"read {path}"), path.open("rb") as file:
+        start = file.read(len(_ZIP))
+    if start != _ZIP and not start.startswith(_PICKLE):
+        kind = "another kind of" if start else "an empty"
+        raise UserError(
+            f"{path} is {kind} file, not a checkpoint; nothing in it was executed. Give another"
+        )
     try:
-        return read_zip_checkpoint(path) if _is_zip(path) else read_legacy_checkpoint(path)
+        return read_zip_checkpoint(path) if start == _ZIP else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
             f"{path} is not a checkpoint this program reads ({error!r:.100}): it is damaged or "
             "holds more than tensors; nothing in it was executed. Get the file again"
         ) from error
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_ZIP)) == _ZIP
 
 
 def check_state_dict(path: str | Path, weights: Any) -> dict[str, Tensor]:

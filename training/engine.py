@@ -77,6 +77,14 @@ class Position:
     seconds: float = 0.0
     skipped: int = 0
 
+    def count(self, loss: Tensor | None, poses: int) -> None:
+        """Count the poses of a batch and their mean loss; None counts the batch as skipped."""
+        if loss is None:
+            self.skipped += 1
+        else:
+            self.loss += loss * poses
+            self.poses += poses
+
 
 @dataclass(frozen=True)
 class TrainedEpoch:
@@ -170,14 +178,9 @@ def train_one_epoch(
         at.step, at.batches = at.step + 1, at.batches + 1
         group["lr"] = training.rate(at.step, at.epoch)
         loss = _optimise(training, batch, parameters, at)
-        if loss is None:
-            at.skipped += 1
-        else:
-            if training.average:
-                training.average.update(at.step)
-            poses = batch.global_size or len(batch)
-            at.loss += loss * poses
-            at.poses += poses
+        at.count(loss, batch.global_size or len(batch))
+        if training.average and loss is not None:
+            training.average.update(at.step)
         at.seconds = start.seconds + time.perf_counter() - began
         if after_step:
             after_step(at)
@@ -283,7 +286,8 @@ def evaluate(
             after_batch()
     distributed.add_up(errors.sums, errors.frames)
     if not torch.isfinite(errors.sums).all():
-        raise UserError("the model predicts values that are not finite: the weights are unusable")
+        raise UserError("the model predicts values that are not finite: its weights are unusable; "
+                        "test another checkpoint, or train with a lower --lr")  # fmt: skip
     summary = errors.summary()
     if info.h36m_protocol:
         over_frames = errors.summary(1, "frames")

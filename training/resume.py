@@ -36,7 +36,8 @@ def _newest_checkpoint(folder: Path) -> Source:
     newest = next(whole, None)
     if newest is None:
         raise UserError(
-            f"{folder} has no checkpoint of a run that is whole: give a checkpoint file"
+            f"{folder} has no whole checkpoint of a run: give a checkpoint file, or start the run "
+            "again with --resume auto"
         )
     if "position" in newest.checkpoint and (last := next(whole, None)):
         # A run that was killed at the end of an epoch leaves one inside that epoch.

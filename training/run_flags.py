@@ -39,6 +39,18 @@ def warn_of_training_flags(
         print(f"warning: without effect beside --evaluate: {in_vain}", file=sys.stderr)
 
 
+def script_and_call_flags(args: argparse.Namespace, script: str) -> list[str]:
+    """The start of the command that goes on with a run: what --resume does not take over."""
+    parser, group = types.flag_groups("", {})
+    add_run_flags(group)
+    words = [f"{script}.py"]
+    for name in ("device", "results", "save_every", "on_nan", "fallback_dir", "deterministic"):
+        value = getattr(args, name)
+        if value != parser.get_default(name):
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
+
+
 def warn_of_unused_place(args: argparse.Namespace, folder: Path) -> None:
     """Say that --name and --checkpoint are in vain where a run goes on in its own folder."""
     given = {

@@ -58,7 +58,7 @@ def campaign(args: argparse.Namespace, folder: Path) -> int:
     }
     total = 0
     for what, parts in calls.items():
-        total += show(what, together(args.jobs, parts))
+        total += show(what, together(what, args.jobs, parts))
     print(filled_mount(folder, wanted["ground truth"]))
     return total
 

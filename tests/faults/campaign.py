@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch.distributed import TCPStore
 
+from common.progress import follow
 from training.find_run import LAST, STEP, checkpoints_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +236,8 @@ def in_parts(total: int, part: int) -> list[int]:
     return [min(part, total - start) for start in range(0, total, part)]
 
 
-def together(jobs: int, calls: list) -> Outcome:
+def together(what: str, jobs: int, calls: list) -> Outcome:
     """Make calls that give outcomes, some at a time, and add these up."""
     with ThreadPoolExecutor(jobs) as pool:
-        return sum(pool.map(lambda call: call(), calls), Outcome())
+        outcomes = pool.map(lambda call: call(), calls)
+        return sum(follow(outcomes, what, len(calls), "part"), Outcome())
