@@ -14,6 +14,7 @@ import torch
 from common.skeleton import H36M_16, H36M_17
 from data.pose_dataset import PoseLoader
 from models.build import build_model
+from tests.conftest import SLICE
 from tools import benchmark
 from tools.benchmark import (
     made_poses,
@@ -34,6 +35,23 @@ def both(dim: int):
     ours = training.networks["state_dict"]
     theirs.load_state_dict(ours.state_dict())
     return training, ours, theirs
+
+
+def test_poses_and_seconds_to_an_error(call, tmp_path):
+    flags = ["--", *SLICE, "-e", 3, "--lr", 0.01, "--batch_size", 16]
+    figures = []
+    for wanted in (10_000, 1):
+        status, out, _ = call(main, "--to", wanted, "--json", tmp_path / "a.json", *flags)
+        assert status == 0
+        figures.append(json.loads((tmp_path / "a.json").read_text())["to"])
+        words = "reached" if wanted > 1 else "not reached; the last epoch"
+        assert f"{wanted:g} mm: {words}: {figures[-1]['mpjpe_mm']:.2f} mm after epoch" in out
+    first, last = figures
+    assert (first["reached"], first["epoch"]) == (True, 1)
+    assert (last["reached"], last["epoch"]) == (False, 3)
+    assert last["poses"] == 3 * first["poses"]
+    assert last["train_seconds"] > first["train_seconds"] > 0
+    assert call(main, "--turns", 1, "--", "--epochs", 3)[0] == 2
 
 
 @pytest.mark.parametrize("embedded", [False, True])

@@ -6,12 +6,14 @@ python tools/benchmark.py --hid_dim 384 --embedded  the network for detected 2D
 python tools/benchmark.py --memory 527000         also loading time and peak memory at full size
 python tools/benchmark.py --scaling               speed against data, width, depth, joints, batch
 python tools/benchmark.py --recipe                cost of the components of --recipe strong
+python tools/benchmark.py --to 65 -- --dataset hdm05 --epochs 10  poses and seconds to 65 mm
 
 Both implementations run alternately in one process, on synthetic poses. Each figure is the median
 over the turns.
 """
 
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -92,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.scaling:
         result |= measure_scaling(args)
         _print_scaling(result)
+    elif args.to is not None:
+        result["to"] = time_to_error(args.to, args.flags)
+        _print_time_to_error(result["to"])
     elif args.recipe:
         result |= measure_recipe(args)
         _print_recipe(result)
@@ -146,6 +151,14 @@ def _build_parser() -> Parser:
         "time of the whole training",
     )
     parser.add_argument(
+        "--to",
+        type=float,
+        metavar="MM",
+        help="instead: train main_gcn.py with the flags after --, and say after how many poses and "
+        "seconds its test has an MPJPE of at most MM",
+    )
+    parser.add_argument("flags", nargs="*", metavar="FLAG", help="of main_gcn.py, for --to")
+    parser.add_argument(
         "--threads", type=int, default=None, help="threads of torch (default: torch's choice)"
     )
     parser.add_argument(
@@ -170,8 +183,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             "sizes must be at least 1, --poses at least the batch size, --test_poses at least "
             f"{_ACTIONS}"
         )
+    if args.flags and args.to is None:
+        raise UserError(f"{args.flags[0]}: flags of main_gcn.py go with --to MM")
     if args.json:
-        refuse_other_json(Path(args.json), "benchmark", ("machine", "options", "gemm_gflops"))
+        refuse_other_json(Path(args.json), "benchmark", ("machine", "options"))
     if args.threads or args.cpu_time:
         torch.set_num_threads(1 if args.cpu_time else args.threads)
     return args
@@ -465,6 +480,42 @@ def _load_and_train(side: str, folder: Path) -> dict[str, float]:
         textbook_epoch(model, torch.optim.Adam(model.parameters()), batches)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "peak_mb": peak}
+
+
+def time_to_error(wanted: float, flags: Sequence[str]) -> dict[str, Any]:
+    """Train ``main_gcn.py``, and find the first epoch with an MPJPE of at most ``wanted`` mm.
+
+    Returns:
+        Of that epoch, or of the last one if none is as good: its number, its MPJPE in mm, the poses
+        and seconds of training until then, and the seconds of the tests after each epoch.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        main_gcn.main([*flags, "-c", folder, "--name", "run"])
+        run = Path(folder, "run")
+        options = json.loads((run / "options.json").read_text(encoding="utf-8"))
+        with (run / "log.csv").open(encoding="utf-8") as file:
+            rows = [{key: float(row[key]) for key in row} for row in csv.DictReader(file)]
+    reached = [row for row in rows if row["mpjpe_mm"] <= wanted]
+    end = (reached or rows)[0 if reached else -1]
+    until = rows[: int(end["epoch"])]
+    return {
+        "wanted_mm": wanted,
+        "reached": bool(reached),
+        "mpjpe_mm": end["mpjpe_mm"],
+        "epoch": int(end["epoch"]),
+        "poses": int(end["step"]) * options["batch_size"],
+        "train_seconds": sum(row["train_seconds"] for row in until),
+        "test_seconds": sum(row["test_seconds"] for row in until),
+    }
+
+
+def _print_time_to_error(found: dict[str, Any]) -> None:
+    said = "reached" if found["reached"] else "not reached; the last epoch"
+    print(
+        f"{found['wanted_mm']:g} mm: {said}: {found['mpjpe_mm']:.2f} mm after epoch "
+        f"{found['epoch']}, {found['poses']:,} poses, {found['train_seconds']:,.0f} s of training "
+        f"and {found['test_seconds']:,.0f} s of tests"
+    )
 
 
 def _machine() -> dict[str, Any]:
