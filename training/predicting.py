@@ -123,7 +123,9 @@ def predict_track(
         pose = lifter.lift(batch, cameras if lifter.input_view.uses_intrinsics else None)
         pose = pose - pose[:, :1]
         poses.append(pose.cpu())
-        places.append(solve_translation(pose, remove_distortion(batch, cameras), cameras).cpu())
+        if told.camera_is_known:
+            pinhole = remove_distortion(batch, cameras)
+            places.append(solve_translation(pose, pinhole, cameras).cpu())
     prediction = Prediction(
         poses_3d=torch.cat(poses).numpy(),
         joints=lifter.skeleton.names,
@@ -135,16 +137,16 @@ def predict_track(
         size=found.size,
         fps=told.fps or found.fps,
     )
-    return _with_place(prediction, torch.cat(places).numpy(), lifter, told)
+    return _with_place(prediction, torch.cat(places).numpy() if places else None, lifter, told)
 
 
 def _with_place(
-    prediction: Prediction, places: np.ndarray, lifter: Lifter, told: Told
+    prediction: Prediction, places: np.ndarray | None, lifter: Lifter, told: Told
 ) -> Prediction:
     """The same in the size of the person, and where the person is, if the camera is known.
 
     Args:
-        places: (T, 3) of the hip, metres, camera space.
+        places: (T, 3) of the hip, metres, camera space; None if the camera is not known.
     """
     lengths = np.median(bone_lengths(prediction.poses_3d, lifter.skeleton), axis=0)
     assumed, scale = [], 1.0
@@ -152,12 +154,12 @@ def _with_place(
         assumed.append(f"a horizontal field of view of {_FOV:g} degrees")
     if told.person_height is not None:
         scale = scale_to_height(lengths, lifter.skeleton, told.person_height)
-    elif told.camera_is_known:
+    elif places is not None:
         height = standing_height(lengths, lifter.skeleton)
         assumed.append(f"a person who stands {height:.2f} m tall, as the network sees it")
     poses = (scale * prediction.poses_3d).astype(np.float32)
     absolute = None
-    if told.camera_is_known:
+    if places is not None:
         in_front = np.isfinite(places).all(axis=1) & (places[:, 2] > 0)
         places = np.where(in_front[:, None], scale * places, np.nan)
         absolute = (poses + places[:, None]).astype(np.float32)
