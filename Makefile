@@ -1,4 +1,6 @@
 # make demo   train and test on the bundled motion capture, from nothing but Python 3
+# make video VIDEO=path   find the person in a video and lift to 3D; without VIDEO, lift the
+#             bundled keypoints of squats. The results are in predictions/; FLAGS go to predict.py
 # make test   lint and tests
 # make faults runs that are killed, disks that are full, files that are damaged: half an hour
 # make fuzz   100,000 damaged and hostile files, command lines and specs, in minutes
@@ -9,10 +11,21 @@ PYTHON ?= python3
 VENV := .venv
 RUN := demo-$(shell date +%Y-%m-%dT%H-%M-%S)
 
-.PHONY: demo test faults fuzz mutants coverage
+.PHONY: demo video test faults fuzz mutants coverage
 demo: $(VENV)/.run-requirements
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --epochs 10 --name $(RUN)
 	$(VENV)/bin/python main_gcn.py --dataset hdm05 --evaluate checkpoint/$(RUN)/ckpt_last.pth.tar
+
+VIDEO_VENV := .venv-video
+ifdef VIDEO
+LIFT_VENV := $(VIDEO_VENV)
+else
+LIFT_VENV := $(VENV)
+VIDEO := dataset/keypoints_squats.json
+endif
+video: $(LIFT_VENV)/.run-requirements
+	$(LIFT_VENV)/bin/python predict.py "$(VIDEO)" --force \
+	    -o "predictions/$(basename $(notdir $(VIDEO)))_3d.npz" $(FLAGS)
 
 test: $(VENV)/.test-requirements
 	$(VENV)/bin/ruff check .
@@ -38,6 +51,16 @@ coverage: $(VENV)/.test-requirements
 	    echo "$$room: $$($(VENV)/bin/coverage report --include="$$room/*" --format=total)%"; done
 	@echo "scripts: $$($(VENV)/bin/coverage report --include="main_*.py,opt.py,predict.py" \
 	    --format=total)%"
+
+# MediaPipe's wheels end at Python 3.12. Its requirements are complete: what else its metadata asks
+# for is not used, and its numpy < 2 is not needed.
+$(VIDEO_VENV)/.run-requirements: requirements-video.txt requirements.txt constraints.txt
+	@$(PYTHON) -c "import sys; sys.version_info < (3, 13) or sys.exit('error: MediaPipe needs \
+	Python 3.12 or older: make video VIDEO=... PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VIDEO_VENV)
+	$(VIDEO_VENV)/bin/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	$(VIDEO_VENV)/bin/python -m pip install --quiet --no-deps -r requirements-video.txt
+	touch $@
 
 $(VENV)/.run-requirements: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

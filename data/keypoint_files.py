@@ -28,6 +28,8 @@ from data.npz_io import load_object_array
 MAX_BYTES = 256 * 2**20
 MAX_PERSONS = 100  # in an image
 SUFFIXES = (".json", ".npy", ".npz", ".csv", ".txt")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _LEVELS = 8  # of lists and dictionaries, from the file to a person
 _COUNTS = {len(form.points) for form in FORMATS.values()}
 _MOST = 2**53  # of a number of an image or a person: floats of a csv or a txt are exact up to here
@@ -85,20 +87,28 @@ class KeypointFile:
 
 
 def read_keypoint_file(path: Path) -> KeypointFile:
-    """Read a file of keypoints or a folder of them.
+    """Read a file of keypoints or a folder of them, or find the person in an image or a video.
 
     Raises:
         UserError: it is missing, damaged, too large, or holds no keypoints.
     """
+    suffix = path.suffix.lower()
     if _check_size(path):
         file = _read_folder(path)
+    elif suffix in IMAGES + VIDEOS:
+        from data.detect import detect  # it reads with packages that few have
+
+        file = detect(path)
     else:
         readers = {".json": _read_json, ".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv,
                    ".txt": lambda path: _yolo([(0, path)])}  # fmt: skip
-        if path.suffix.lower() not in readers:
-            raise UserError(f"{path}: give a file of {', '.join(SUFFIXES)} or a folder of them")
+        if suffix not in readers:
+            raise UserError(
+                f"{path}: give a file of {', '.join(SUFFIXES)}, a folder of them, an image or a "
+                "video"
+            )
         with errors_about(path):
-            file = readers[path.suffix.lower()](path)
+            file = readers[suffix](path)
     if not file.seen:
         raise UserError(f"{path} holds no keypoints of a person")
     counts = {len(seen.points) for seen in file.seen}
@@ -119,7 +129,7 @@ def _check_size(path: Path) -> bool:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if stat.S_ISDIR(info.st_mode):
         return True
-    if info.st_size > MAX_BYTES:
+    if info.st_size > MAX_BYTES and path.suffix.lower() not in VIDEOS:
         raise UserError(f"{path} has {info.st_size:,} bytes, more than {MAX_BYTES:,}: split it")
     return False
 
@@ -200,11 +210,19 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_npy(path: Path) -> KeypointFile:
-    return _from_array(path, np.load(path, allow_pickle=False))
+    return from_array(path, np.load(path, allow_pickle=False))
 
 
-def _from_array(path: Path, array: np.ndarray, scores: Any = None) -> KeypointFile:
-    """(T, P, 2 to 4) numbers, or (P, 2 to 4) of one image, or a row of numbers an image."""
+def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
+    """(T, P, 2 to 4) numbers, or (P, 2 to 4) of one image, or a row of numbers an image.
+
+    Args:
+        name: what messages call it.
+        scores: (T, P), if they are apart.
+
+    Raises:
+        UserError: it has another shape.
+    """
     array = np.asarray(array, dtype=np.float64)
     if array.ndim == 2 and array.shape[1] > 4:
         array = np.stack([_points_of_flat(row) for row in array])
@@ -212,7 +230,7 @@ def _from_array(path: Path, array: np.ndarray, scores: Any = None) -> KeypointFi
         array = array[None]
     if array.ndim != 3 or not 2 <= array.shape[2] <= 4 or 0 in array.shape:
         raise UserError(
-            f"{path}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, got {array.shape}"
+            f"{name}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, got {array.shape}"
         )
     if scores is not None:
         scores = np.asarray(scores, dtype=np.float64).reshape(array.shape[:2])
@@ -251,7 +269,7 @@ def _read_npz(path: Path) -> KeypointFile:
         return _read_detectron(array, load_object_array(path, "metadata"))
     others = {name: load_object_array(path, name, optional=True) for name in ("size", "fps")}
     scores = load_object_array(path, "scores", optional=True) if known else None
-    file = _from_array(path, array, scores)
+    file = from_array(path, array, scores)
     return replace(file, size=_as_size(others["size"]), fps=_as_fps(others["fps"]))
 
 
@@ -276,7 +294,7 @@ def _read_custom(path: Path) -> KeypointFile:
     video, (array,) = found[0]
     about = metadata.get("video_metadata", {}) if isinstance(metadata, dict) else {}
     size = about.get(video, {})
-    return replace(_from_array(path, array), size=_as_size([size.get("w"), size.get("h")]))
+    return replace(from_array(path, array), size=_as_size([size.get("w"), size.get("h")]))
 
 
 def _read_csv(path: Path) -> KeypointFile:
@@ -290,7 +308,7 @@ def _read_csv(path: Path) -> KeypointFile:
     values = [[float(cell) if cell.strip() else np.nan for cell in row] for row in rows[1:]]
     if not any(re.fullmatch(r".+[_.](x|X)", cell) for cell in header):
         first = [float(cell) if cell else np.nan for cell in header]
-        return _from_array(path, np.array([first, *values]))
+        return from_array(path, np.array([first, *values]))
     table = np.array(values).reshape(len(values), len(header))
     places = {cell: i for i, cell in enumerate(header)}
     names = [cell[:-2] for cell in header if re.fullmatch(r".+[_.](x|X)", cell)]
@@ -332,7 +350,7 @@ def _read_json(path: Path) -> KeypointFile:
     content = _load_json(path)
     array = _as_array(content)
     if array is not None and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] <= 4)):
-        return _from_array(path, array)
+        return from_array(path, array)
     if not isinstance(content, dict):
         return KeypointFile(_with_numbers(_walk(content)))
     names, size = None, content.get("size", content.get("image_size"))

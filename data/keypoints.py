@@ -8,12 +8,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
 from common.skeleton import Skeleton
-from data.keypoint_files import MAX_PERSONS, KeypointFile, Seen, read_keypoint_file
+from data.keypoint_files import MAX_PERSONS, KeypointFile, Seen, from_array, read_keypoint_file
 from data.keypoint_formats import (
     FORMATS,
     KeypointFormat,
@@ -27,7 +28,7 @@ Size = tuple[int, int]
 _ASK_FOR_SIZE = "it does not say how large the images are: give --size WIDTH HEIGHT"
 # Images in which a person was not seen are filled in if they are at most so many, half a second of
 # video; longer gaps stay gaps.
-_LONGEST_GAP = 15
+LONGEST_GAP = 15
 # A point was not seen if its score is below this, and below half of the usual score of the file:
 # Detectron2's scores are small altogether.
 _LOW_SCORE, _LOW_SHARE = 0.3, 0.5
@@ -108,7 +109,35 @@ def load_keypoints(
             pixels of an image of this size; the size is not known; there is no such person; or a
             joint of the person is never seen.
     """
-    file = read_keypoint_file(path)
+    return _keypoints_of(path, read_keypoint_file(path), skeleton, word, size, person)
+
+
+def keypoints_of_array(
+    points: Any, skeleton: Skeleton, word: str = "auto", size: Size | None = None
+) -> Keypoints:
+    """The keypoints of one person in images: the same as :func:`load_keypoints` for a file of them.
+
+    Args:
+        points: (T, P, 2 to 4), or (P, 2 to 4) of one image; see :class:`data.keypoint_files.Seen`.
+
+    Raises:
+        UserError: it is no such array; and as :func:`load_keypoints`.
+    """
+    try:
+        file = from_array("keypoints", points)
+    except (TypeError, ValueError):
+        raise UserError("keypoints: (T, joints, 2) numbers expected, or 3 of a joint") from None
+    return _keypoints_of("keypoints", file, skeleton, word, size, None)
+
+
+def _keypoints_of(
+    name: object,
+    file: KeypointFile,
+    skeleton: Skeleton,
+    word: str,
+    size: Size | None,
+    person: int | str | None,
+) -> Keypoints:
     try:
         size = _one_size(file.size, size, file.fractions)
         form, why, columns = _recognise(file, word, size)
@@ -129,7 +158,7 @@ def load_keypoints(
         if not tracks:
             raise UserError(left_out[0])
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{name}: {error}") from None
     images = {number: len(rows[number]) for number in rows}
     return Keypoints(tracks, images, left_out, form, why, size, file.fps)
 
@@ -187,7 +216,7 @@ def _recognise(
             columns = np.concatenate([columns, np.full_like(columns[:, :1], np.nan)], axis=1)
             return named, "by the names of its points", columns[:, order]
     if form is None:
-        scale = size if size and _are_small(columns[..., :2]) else (1, 1)
+        scale = size if size and are_small(columns[..., :2]) else (1, 1)
         return *format_of_poses(columns[..., :2] * np.array(scale)), columns
     if len(form.points) != columns.shape[1]:
         raise UserError(
@@ -196,8 +225,13 @@ def _recognise(
     return form, "as --format says", columns
 
 
-def _are_small(xy: np.ndarray) -> bool:
-    """Whether the numbers cannot be pixels."""
+def are_seen(xy: np.ndarray) -> np.ndarray:
+    """Which points (..., 2) were found: others are NaN or zero, as detectors write them."""
+    return (abs(xy) < _ABSURD).all(axis=-1) & (xy != 0).any(axis=-1)
+
+
+def are_small(xy: np.ndarray) -> bool:
+    """Whether the numbers cannot be pixels: fractions of the image, metres, normalised ones."""
     return np.nanmax(abs(xy)) < _REACH
 
 
@@ -213,7 +247,7 @@ def _refuse_3d(columns: np.ndarray) -> None:
     third = third[np.isfinite(third)]
     negative = (xy < 0)[np.isfinite(xy)].mean()
     is_score = third.min(initial=0) >= 0 and third.max(initial=0) <= 1
-    if _are_small(xy) and negative > _BESIDE and not is_score:
+    if are_small(xy) and negative > _BESIDE and not is_score:
         raise UserError("it holds 3D poses in metres, and 2D keypoints in pixels are lifted")
     if negative > _OUTSIDE and abs(third).max(initial=0) > _LARGEST_SCORE:
         raise UserError("it holds 3D poses in millimetres, and 2D keypoints in pixels are lifted")
@@ -251,7 +285,7 @@ def _in_pixels(
             in images of this size.
     """
     xy = points.xy
-    small = _are_small(xy)
+    small = are_small(xy)
     inside = np.nanpercentile(xy, 5) > -0.5 and np.nanpercentile(xy, 95) < 1.5
     scaled = fractions or (
         form.word == "mediapipe33" and small and inside and np.nanmedian(xy) > 0.1
@@ -343,7 +377,7 @@ def _link(rows: Sequence[int], seen: Sequence[Seen], points: _Points) -> list[in
         group = list(in_image)
         if len(group) > MAX_PERSONS:
             raise UserError(f"more than {MAX_PERSONS} persons in image {frame}")
-        latest = {p: r for p, r in latest.items() if frame - seen[r].frame <= 2 * _LONGEST_GAP}
+        latest = {p: r for p, r in latest.items() if frame - seen[r].frame <= 2 * LONGEST_GAP}
         pairs = sorted(
             (distance, row, person)
             for row in group
@@ -422,7 +456,7 @@ def _with_short_gaps(frames: np.ndarray) -> np.ndarray:
     between = [
         np.arange(frame + 1, frame + gap)
         for frame, gap in zip(frames[:-1][gaps > 1], gaps[gaps > 1], strict=True)
-        if gap <= _LONGEST_GAP + 1
+        if gap <= LONGEST_GAP + 1
     ]
     return np.sort(np.concatenate([frames, *between]))
 

@@ -40,7 +40,9 @@ from tests import mocap_miniature as mocap
 from tests.old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
 from tools import sweep
 from tools.made_bodies import made_motion
-from training.lifter import load_lifter
+from training.lifter import Lifter, load_lifter
+from training.predicting import Told
+from training.stream import Stream, lift_lines
 
 MIB = 2**20
 VALUES = made_motion(np.random.default_rng(0), 2).reshape(2, 96) * np.float32(1000)
@@ -268,6 +270,7 @@ def predictions(folder: Path) -> list[bytes]:
     lines = [line + more for more in (
         [], ["--fov", "60"], ["--intrinsics", "1000", "1000", "500", "500"], ["--no-flip_test"],
         ["--format", "h36m16", "--person", "1"],
+        ["--smooth", "one_euro", "--fps", "25", "--person_height", "1.7", "--fov=40"],
     )]  # fmt: skip
     lines.append([*line[:5], "--width", "1000", "--height=800", "--format=auto", "--person=all"])
     return [_BY_NUL.join(line).encode() for line in lines]
@@ -359,6 +362,25 @@ def read_keypoints(path: Path, suffix: str) -> None:
     _load_all(path.replace(path.with_suffix(suffix)))
 
 
+def stream_lines(folder: Path) -> list[bytes]:
+    points = keypoint_writers.scored(PERSON, "coco17").tolist()
+    lines = [{"keypoints": pose, "size": keypoint_writers.SIZE} for pose in points]
+    return [b"\n".join(json.dumps(line).encode() for line in lines[:count]) for count in (1, 3)]
+
+
+def read_stream(path: Path) -> None:
+    """Bad lines are answered by an error; the first of them is raised."""
+    weights = path.with_name("whole.pth")
+    weights.write_bytes(_first_checkpoint())
+    stream = Stream(Lifter.load(weights, device="cpu"), "coco17", None, Told(fov=50), False)
+    answers: list[str] = []
+    with path.open("rb") as lines:
+        lift_lines(lines, answers.append, stream)
+    for answer in map(json.loads, answers):
+        if "error" in answer:
+            raise UserError(answer["error"])
+
+
 def read_keypoint_folder(path: Path, name: str) -> None:
     """A folder of an image each: twice this one."""
     folder = path.with_name("images")
@@ -433,6 +455,7 @@ READERS = {
         functools.partial(keypoint_files, ".json"),
         lambda path: read_keypoint_folder(path, "_keypoints.json"), 2_000,
     ),
+    "keypoints-stream": Reader(stream_lines, read_stream, 2_000),
     "results-json": Reader(json_of(RESULTS), gather, 1_500),
     "sweep-spec": Reader(json_of(SPEC, GRID), plan_sweep, 1_500),
     "main_gcn.py": Reader(

@@ -230,12 +230,18 @@ def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path):
     plain, rays = checkpoint(False), checkpoint(True)
     cases = [
         ((keypoints, "--weights", tmp_path / "no.pth"), "no.pth"),
-        ((keypoints, "--weights", rays), "--fov"),
         ((keypoints, "--weights", rays, "--fov", "180"), "between 0 and 180"),
         ((keypoints, "--weights", rays, "--intrinsics", "1", "2", "3"), "4 or 9"),
         ((keypoints, "--weights", rays, "--intrinsics", "0", "2", "3", "4"), "above 0"),
+        ((keypoints, "--weights", plain, "--person_height", "175"), "metres, from 0.4 to 2.6"),
+        ((keypoints, "--weights", plain, "--fps", "1e9"), "fps: give the images a second"),
+        ((keypoints, "--weights", plain, "--smooth", "one_euro"), "give --fps"),
+        ((keypoints, "--weights", plain, "-o", tmp_path / "x.txt"), "x.txt: give a name that ends"),
+        ((keypoints, "--weights", plain, "-o", "/"), "give a name that ends in .npz, .json, .csv"),
+        ((keypoints, "--weights", plain, "--stream"), "leave INPUT, --out, --picture and --person"),
+        (("--stream", "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints,), "--weights CKPT"),
-        ((plain, keypoints), "python predict.py KEYPOINTS --weights CKPT"),  # as it once was
+        ((plain, keypoints), "python predict.py INPUT --weights CKPT"),  # as it once was
     ]
     for arguments, message in cases:
         status, _, err = call(predict.main, *arguments, *SIZE)
@@ -257,7 +263,7 @@ def test_the_file_says_all_that_is_needed_to_use_it(person, checkpoint, call, tm
     assert (status, err) == (0, "") and "COCO (in the order of h36m17 the limbs" in printed
     out = dict(np.load(tmp_path / "k_3d.npz"))
     assert set(out) == {"poses_3d", "joints", "keypoints_2d", "scores", "interpolated", "frames",
-                        "person", "size", "fps", "axes", "units"}  # fmt: skip
+                        "person", "size", "fps", "assumed", "axes", "units"}  # fmt: skip
     assert out["poses_3d"].shape == (made.FRAMES, 16, 3)
     assert out["keypoints_2d"].shape == (made.FRAMES, 16, 2)
     assert out["scores"].shape == out["interpolated"].shape == (made.FRAMES, 16)
@@ -296,7 +302,8 @@ def test_what_was_filled_in_and_left_out_is_said(person, checkpoint, call, tmp_p
     flags = ("--weights", checkpoint(False), *SIZE, "--person", "all")
     status, printed, _ = call(predict.main, path, *flags)
     assert status == 0
-    assert "person 1: 1 joints (1.2%) were not seen" in printed
+    assert "not seen, and filled in between other images: 1 joint (1.2%)" in printed
+    assert "k_3d_person2.npz: 1 pose of 16 joints\n" in printed and "1 poses" not in printed
     assert "is never seen with left_knee, right_knee, left_ankle, right_ankle" in printed
 
 
@@ -308,12 +315,70 @@ def test_nothing_is_replaced_unasked(checkpoint, keypoints, call, tmp_path):
 
 
 def test_a_camera_that_is_not_used_is_said(checkpoint, keypoints, call):
-    status, out, _ = call(
-        predict.main, keypoints, "--weights", checkpoint(False), *SIZE, "--fov", 50
-    )
-    assert status == 0 and "no effect" in out
+    flags = ("--weights", checkpoint(False), *SIZE, "--fov", 50)
+    status, out, _ = call(predict.main, keypoints, *flags)
+    assert status == 0 and "does not use the camera: it only gives the person's place" in out
 
 
 def test_a_path_that_no_system_takes_is_one_line(call, checkpoint):
     status, _, err = call(predict.main, "x" * 5000 + ".npy", "--weights", checkpoint(False), *SIZE)
     assert status == 2 and err.count("\n") == 1 and "File name too long" in err
+
+
+def test_json_and_csv_hold_the_same_as_npz(checkpoint, keypoints, call, tmp_path):
+    flags = ("--weights", checkpoint(True), *SIZE, "--fov", 60, "--fps", 25, "-o")
+    for suffix in ("npz", "json", "csv"):
+        status, _, err = call(predict.main, keypoints, *flags, tmp_path / f"out.{suffix}")
+        assert (status, err) == (0, "")
+    stored = dict(np.load(tmp_path / "out.npz"))
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert set(content) == set(stored) and content["scores"][0][0] is None
+    for name in set(stored) - {"scores"}:
+        value = np.array(content[name], dtype=stored[name].dtype)
+        same = np.allclose if value.dtype.kind == "f" else np.array_equal
+        assert same(value, stored[name], **({"atol": 1e-6} if same is np.allclose else {})), name
+    header, *rows = (line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines())
+    assert header[:5] == ["frame", "person", "Hip_x", "Hip_y", "Hip_z"]
+    assert [row[:2] for row in rows] == [[str(frame), "1"] for frame in stored["frames"]]
+    column = header.index("LWrist_absolute_y")
+    there = [float(row[column] or "nan") for row in rows]
+    expected = stored["absolute_3d"][:, stored["joints"].tolist().index("LWrist"), 1]
+    assert np.allclose(there, expected, atol=1e-6, equal_nan=True)
+
+
+def test_an_unknown_camera_is_assumed_and_gives_no_place(checkpoint, keypoints, call, tmp_path):
+    flags = ("--weights", checkpoint(True), *SIZE)
+    poses = {}
+    for fov in ((), ("--fov", 50)):
+        out = tmp_path / f"{len(fov)}.npz"
+        status, printed, err = call(predict.main, keypoints, *flags, *fov, "-o", out)
+        assert (status, err) == (0, "")
+        poses[bool(fov)] = dict(np.load(out))
+        assert ("assumed: a horizontal field of view of 50 degrees" in printed) == (not fov)
+    assert np.array_equal(poses[False]["poses_3d"], poses[True]["poses_3d"])
+    assert poses[False]["assumed"].tolist() == ["a horizontal field of view of 50 degrees"]
+    assert "absolute_3d" not in poses[False] and "absolute_3d" in poses[True]
+    assert "as the network sees it" in poses[True]["assumed"][0]
+    status, _, _ = call(predict.main, keypoints, "--weights", checkpoint(False), *SIZE)
+    assert status == 0 and not len(np.load(tmp_path / "k_3d.npz")["assumed"])
+
+
+def test_without_weights_one_line_names_them(checkpoint, keypoints, call, monkeypatch, tmp_path):
+    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "none.pth.tar")
+    status, _, err = call(predict.main, keypoints, *SIZE)
+    assert status == 2 and "none.pth.tar are not there: give --weights" in err
+    monkeypatch.setattr(predict, "WEIGHTS", checkpoint(False))
+    status, _, err = call(predict.main, keypoints, *SIZE)
+    assert (status, err) == (0, "")
+
+
+def test_a_filter_smooths_a_file(checkpoint, keypoints, call, tmp_path):
+    np.save(keypoints, np.load(keypoints) + np.random.default_rng(0).normal(0, 3, (6, 17, 2)))
+    for smooth in ((), ("--smooth", "one_euro")):
+        flags = ("--weights", checkpoint(False), *SIZE, "--fps", 30, "--fov", 50, *smooth)
+        out = tmp_path / f"{len(smooth)}.npz"
+        assert call(predict.main, keypoints, *flags, "-o", out)[0] == 0
+    raw, smooth = (dict(np.load(tmp_path / f"{n}.npz")) for n in (0, 2))
+    speed = [np.linalg.norm(np.diff(x["poses_3d"], axis=0), axis=-1).mean() for x in (raw, smooth)]
+    assert speed[1] < 0.7 * speed[0] and np.array_equal(raw["poses_3d"][0], smooth["poses_3d"][0])
+    assert (smooth["poses_3d"][:, 0] == 0).all()

@@ -12,12 +12,16 @@ from common.camera import back_project_pose, flip_intrinsics, remove_distortion,
 from common.errors import UserError
 from common.input_view import InputView, rotate
 from common.metrics import root_centred
+from common.prediction import Prediction
 from common.ray_fit import fit_to_rays, usual_sigmas
 from common.skeleton import SKELETONS, Skeleton
+from data.keypoints import Size, keypoints_of_array
 from data.pose_dataset import PoseBatch, PoseDataset
 from models.build import build_model
 from models.pose_refine import PoseRefine
+from training.acceleration import select_device
 from training.checkpoint import Source, build_saved, check_model, load_weights
+from training.predicting import Told, predict_track, smoothed
 from training.published_files import load_model_file
 from training.settings import input_view, model_arguments
 
@@ -61,6 +65,56 @@ class Lifter:
     post_refine: PoseRefine | None = None
     true_root_depth: bool = True
     screen_sigma: float | None = None
+
+    @classmethod
+    def load(
+        cls, path: str | Path, flip_test: bool | None = None, device: str = "auto"
+    ) -> "Lifter":
+        """The network of our checkpoint or of a published one, ready to lift.
+
+        Args:
+            flip_test: average with the prediction for the mirrored input; None does what the
+                checkpoint's run was tested with.
+            device: "cpu", "cuda", "cuda:1"; "auto" prefers cuda.
+
+        Raises:
+            UserError: no readable checkpoint, its weights do not fit what it says of itself, or
+                there is no such device.
+        """
+        return load_lifter(path, flip_test).to(select_device(device))
+
+    def __call__(
+        self,
+        keypoints: Any,
+        size: Size,
+        format: str = "auto",
+        *,
+        smooth: str | None = None,
+        **told: Any,
+    ) -> Prediction:
+        """Lift the keypoints of one person. Threads may share a lifter that :meth:`load` gave.
+
+        Args:
+            keypoints: (T, P, 2 or 3) numbers of T images, or (P, 2 or 3) of one: x and y in
+                pixels, y down, and perhaps a score. NaN, or x = y = 0, is a point that was not
+                seen; so is one with a low score. It is filled in between other images.
+            size: width and height of the images in pixels.
+            format: which points these are: a word of ``data.keypoint_formats.FORMATS``, or "auto".
+            smooth: "one_euro" filters the poses; needs ``fps``.
+            told: ``fov``, ``intrinsics``, ``fps`` and ``person_height`` of
+                :class:`training.predicting.Told`.
+
+        Returns:
+            Poses in metres and camera space, with everything that is known of them. Images in a
+            long gap without the person are left out; ``frames`` numbers those that remain.
+
+        Raises:
+            UserError: the keypoints are not what was said, or a joint is never seen; or what is
+                told is impossible.
+        """
+        found = keypoints_of_array(keypoints, self.skeleton, format, size)
+        prediction = predict_track(self, found.tracks[0], found, Told(**told))
+        return smoothed(prediction, smooth)
 
     def networks(self) -> dict[str, nn.Module]:
         """All networks, by the keys of their weights in a checkpoint."""

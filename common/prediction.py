@@ -1,0 +1,131 @@
+"""3D poses of one person, and the files that hold them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import atomic_write, write_bytes
+
+_DIGITS = 6  # after the point, in JSON and csv: micrometres
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The poses of one person in T images, with J joints.
+
+    Attributes:
+        poses_3d: (T, J, 3) float32, metres, camera space, relative to the hip (joint 0).
+        joints: names of the J joints.
+        keypoints_2d: (T, J, 2) float32, the 2D joints that were lifted, pixels, y down.
+        scores: (T, J) float32, the detector's; NaN where it gave none.
+        interpolated: (T, J) bool, the joint was not seen in this image and is filled in.
+        frames: (T,) numbers of the images, rising.
+        person: number of the person.
+        size: width and height of the images in pixels.
+        fps: images a second; None if it is not known.
+        absolute_3d: (T, J, 3) float32, metres, camera space, the camera at the origin; NaN where
+            the 2D joints do not tell the place. None if the camera is not known.
+        assumed: what was assumed because nobody told it, in words.
+        axes, units: the coordinates in words.
+    """
+
+    poses_3d: np.ndarray
+    joints: tuple[str, ...]
+    keypoints_2d: np.ndarray
+    scores: np.ndarray
+    interpolated: np.ndarray
+    frames: np.ndarray
+    person: int
+    size: tuple[int, int]
+    fps: float | None = None
+    absolute_3d: np.ndarray | None = None
+    assumed: tuple[str, ...] = ()
+    axes: str = "camera space: x right, y down, z forward"
+    units: str = (
+        "poses_3d: metres relative to the hip; absolute_3d: metres from the camera; "
+        "keypoints_2d and size: pixels; fps: images a second"
+    )
+
+    def __len__(self) -> int:
+        return len(self.poses_3d)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields as arrays, without those that are None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["assumed"] = np.array(self.assumed, dtype=np.str_)
+        return {name: np.asarray(value) for name, value in values.items() if value is not None}
+
+    def image(self, index: int) -> dict[str, Any]:
+        """What is known of one image, for JSON: arrays without their first axis; null for NaN."""
+        per_image = {"poses_3d", "keypoints_2d", "scores", "interpolated", "frames", "absolute_3d"}
+        return {
+            name: _for_json(array[index] if name in per_image else array)
+            for name, array in self.arrays().items()
+        }
+
+
+def check_prediction_name(flag: str, path: str | Path) -> None:
+    """Check the suffix of an output file.
+
+    Raises:
+        UserError: no writer has it.
+    """
+    if Path(path).suffix not in WRITERS:
+        raise UserError(f"{flag} {path}: give a name that ends in {', '.join(WRITERS)}")
+
+
+def write_prediction(path: Path, prediction: Prediction) -> None:
+    """Write a prediction whole or not at all, in the format of the name's suffix.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    WRITERS[path.suffix](path, prediction)
+
+
+def _write_npz(path: Path, prediction: Prediction) -> None:
+    with atomic_write(path) as partial:
+        np.savez_compressed(partial, **prediction.arrays())
+
+
+def _write_json(path: Path, prediction: Prediction) -> None:
+    content = {name: _for_json(array) for name, array in prediction.arrays().items()}
+    write_bytes(path, json.dumps(content, allow_nan=False).encode() + b"\n")
+
+
+def _write_csv(path: Path, prediction: Prediction) -> None:
+    """A row an image: its number, the person, and x, y and z of each joint in metres."""
+    known = {"": prediction.poses_3d, "_absolute": prediction.absolute_3d}
+    tables = {end: poses for end, poses in known.items() if poses is not None}
+    names = [f"{j}{end}_{axis}" for end in tables for j in prediction.joints for axis in "xyz"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["frame", "person", *names])
+    for index, frame in enumerate(prediction.frames.tolist()):
+        values = np.concatenate([poses[index].ravel() for poses in tables.values()])
+        cells = ["" if np.isnan(value) else f"{value:.{_DIGITS}f}" for value in values]
+        writer.writerow([frame, prediction.person, *cells])
+    write_bytes(path, text.getvalue().encode())
+
+
+def _for_json(array: np.ndarray) -> Any:
+    """Nested lists; None for NaN."""
+    if array.dtype.kind != "f":
+        return array.tolist()
+    rounded = np.round(array.astype(np.float64), _DIGITS)
+    return np.where(np.isnan(rounded), None, rounded.astype(object)).tolist()
+
+
+# What a file is, by its suffix. A new output is a line of this table.
+WRITERS: dict[str, Callable[[Path, Prediction], None]] = {
+    ".npz": _write_npz,
+    ".json": _write_json,
+    ".csv": _write_csv,
+}
