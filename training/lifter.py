@@ -12,6 +12,7 @@ from common.camera import back_project_pose, flip_intrinsics, remove_distortion,
 from common.errors import UserError
 from common.input_view import InputView, rotate
 from common.metrics import root_centred
+from common.person import Known
 from common.ray_fit import fit_to_rays, usual_sigmas
 from common.skeleton import SKELETONS, Skeleton
 from data.pose_dataset import PoseBatch, PoseDataset
@@ -24,7 +25,7 @@ from training.settings import input_view, model_arguments
 # --ray_fit: the standard deviation of the 2D joints in screen units, by their source. 0 is exact.
 # That of noisy, 10 px in an image of width 1,000, was chosen as docs/accuracy.md says.
 SCREEN_SIGMAS = {"gt": 0.0, "noisy": 0.02}
-_FIT_STEPS = 4  # where no lengths are told, more change nothing
+_FIT_STEPS, _TOLD_FIT_STEPS = 4, 5  # of --ray_fit, without and with lengths
 
 
 def check_cameras(dataset: PoseDataset, remedy: str) -> None:
@@ -97,18 +98,20 @@ class Lifter:
         inputs, rotation = self.input_view.apply(batch.inputs_2d, batch.intrinsics)
         return self.network(inputs), rotate(batch.targets_3d, rotation), rotation
 
-    def lift(self, screen: Tensor, intrinsics: Tensor | None) -> Tensor:
+    def lift(self, screen: Tensor, intrinsics: Tensor | None, known: Known | None = None) -> Tensor:
         """Screen coordinates (B, J, 2) -> poses (B, J, 3), metres, camera space, near the root.
 
         Args:
             intrinsics: (B, 9), or None where the input view does not use them.
+            known: of the B persons and cameras; None where nothing is.
         """
         inputs, rotation = self.input_view.apply(screen, intrinsics)
         pose = rotate(self.network(inputs), rotation, back=True)
         if not self.flip_test:
             return pose
         mirrored = None if intrinsics is None else flip_intrinsics(intrinsics)
-        twin = replace(self, flip_test=False).lift(self.skeleton.flip(screen), mirrored)
+        known = known and known.mirrored()
+        twin = replace(self, flip_test=False).lift(self.skeleton.flip(screen), mirrored, known)
         return (pose + self.skeleton.flip(twin)) / 2
 
     def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
@@ -122,30 +125,46 @@ class Lifter:
         return self.post_refine(pose, lifted)
 
     @torch.inference_mode()
-    def tested_pose(self, batch: PoseBatch, refined: bool = False) -> Tensor:
+    def tested_pose(
+        self, batch: PoseBatch, refined: bool = False, known: Known | None = None
+    ) -> Tensor:
         """The network's poses (B, J, 3) as they are tested: metres, camera space, not centred.
 
         Args:
             refined: give the refined poses instead.
+            known: of the B persons and cameras; None where nothing is. --ray_fit imposes the
+                proportions, at the known size, or else at that of the network's pose.
         """
         for network in self.networks().values():
             network.eval()
         with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=self.amp):
-            pose = self.lift(batch.inputs_2d, batch.intrinsics)
+            pose = self.lift(batch.inputs_2d, batch.intrinsics, known)
             pose = self.refine(pose, batch) if refined else pose
-        return self._fitted(pose.float(), batch)
+        pose = pose.float()
+        return pose if self.screen_sigma is None else self._fitted(pose, batch, known or Known())
 
-    def _fitted(self, pose: Tensor, batch: PoseBatch) -> Tensor:
+    def _fitted(self, pose: Tensor, batch: PoseBatch, known: Known) -> Tensor:
         """Poses (B, J, 3) in camera space -> the same on the rays, with the root at zero."""
-        if self.screen_sigma is None:
-            return pose
-        sigmas, camera = usual_sigmas(self.skeleton), (batch.inputs_2d, batch.intrinsics)
-        options = {"screen_sigma": self.screen_sigma, "steps": _FIT_STEPS}
-        return root_centred(fit_to_rays(pose, *camera, self.skeleton, sigmas, **options))
+        lengths = known.lengths_of(pose, self.skeleton)
+        told = lengths.isfinite().all(dim=1)
+        fitted = torch.empty_like(pose)
+        for rows, steps in ((told, _TOLD_FIT_STEPS), (~told, _FIT_STEPS)):
+            if rows.any():
+                fitted[rows] = fit_to_rays(
+                    pose[rows],
+                    batch.inputs_2d[rows],
+                    batch.intrinsics[rows],
+                    self.skeleton,
+                    usual_sigmas(self.skeleton),
+                    lengths[rows] if rows is told else None,
+                    self.screen_sigma,
+                    steps=steps,
+                )
+        return root_centred(fitted)
 
-    def refined_pose(self, batch: PoseBatch) -> Tensor:
+    def refined_pose(self, batch: PoseBatch, known: Known | None = None) -> Tensor:
         """The refined poses (B, J, 3) as they are tested."""
-        return self.tested_pose(batch, refined=True)
+        return self.tested_pose(batch, refined=True, known=known)
 
 
 def build_lifter(
