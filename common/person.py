@@ -6,10 +6,12 @@ apart: 2D joints alone tell the proportions of a person, and never the size.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.ray_fit import Sigmas
 from common.skeleton import Skeleton
 
 
@@ -57,6 +59,50 @@ class Known:
         return Known(**{k: None if v is None else change(v) for k, v in values.items()})
 
 
+@dataclass(frozen=True)
+class PersonStatistics:
+    """What was measured on the persons that a network was trained on. Its checkpoint carries it.
+
+    Attributes:
+        proportions: J - 1 means of ``Known.proportions``.
+        size: mean of ``Known.size``, metres.
+        ankle_height: of the lowest joint above the floor: the median over a person's frames, mean
+            over persons, metres. None where the cameras are not known.
+        screen_sigma: root mean square error of the 2D joints along x and y, screen units. None
+            where the cameras are not known.
+        length_sigmas: J - 1 sigmas for told lengths, metres: the root mean square difference of a
+            bone from the mean of its person, left and right together; at least 4 mm.
+        symmetry_sigma: root mean square difference of left and right lengths, metres; at least 6
+            mm.
+        joint_sigmas: J sigmas of the network's pose along the ray, metres: twice the root mean
+            square error, left and right alike. None before the first epoch is trained.
+    """
+
+    proportions: tuple[float, ...]
+    size: float
+    ankle_height: float | None
+    screen_sigma: float | None
+    length_sigmas: tuple[float, ...]
+    symmetry_sigma: float
+    joint_sigmas: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "PersonStatistics":
+        """Those that a checkpoint has as plain values: numbers and lists."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint has them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+    @property
+    def sigmas(self) -> Sigmas | None:
+        """Those of the fit to rays; None before the network's errors are known."""
+        if self.joint_sigmas is None:
+            return None
+        return Sigmas(self.joint_sigmas, self.symmetry_sigma, self.length_sigmas)
+
+
 def bone_lengths(pose: Tensor, skeleton: Skeleton) -> Tensor:
     """Poses (B, J, 3) -> the lengths of their bones (B, J - 1), in the order of ``bones``."""
     joints, parents = zip(*skeleton.bones(), strict=True)
@@ -68,9 +114,13 @@ def proportions_and_size(pose: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tens
 
     A left and a right bone get the mean of the two.
     """
-    lengths = bone_lengths(pose, skeleton)
-    # Without the root, which is no bone's outer joint, each place is one lower.
-    twins = [joint - 1 for joint in skeleton.flip_order()[1:]]
-    lengths = (lengths + lengths[:, twins]) / 2
+    lengths = left_right_means(bone_lengths(pose, skeleton), skeleton)
     size = lengths.mean(dim=1)
     return lengths / size.unsqueeze(1), size
+
+
+def left_right_means(values: Tensor, skeleton: Skeleton) -> Tensor:
+    """Values of bones (..., J - 1) -> the same, where a left and a right bone have their mean."""
+    # Without the root, which is no bone's outer joint, each place is one lower.
+    twins = [joint - 1 for joint in skeleton.flip_order()[1:]]
+    return (values + values[..., twins]) / 2

@@ -39,14 +39,20 @@ class Augmentation:
     tilt: float = 0.0
     keep_ground: bool = False
 
-    def augment_poses(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> Tensor:
-        """Poses (B, J, 3) with new bone lengths and directions, of the same shape.
+    def augment_poses(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+        """Poses with new bone lengths and directions, and their upward directions.
 
         Args:
             pose: (B, J, 3) metres, camera space, root at zero.
             up: (B, 3) unit vectors, the upward direction in camera space.
+
+        Returns:
+            Poses (B, J, 3), and what was upward of them before the tilt, (B, 3).
         """
-        return rotate(self.change_bone_lengths(pose, skeleton), self._random_rotations(up))
+        longer = self.change_bone_lengths(pose, skeleton)
+        rotation = self._random_rotations(up)
+        turned_up = rotate(up.unsqueeze(1), rotation).squeeze(1) if self.tilt else up
+        return rotate(longer, rotation), turned_up
 
     def root_shift(self, pose: Tensor, augmented: Tensor, up: Tensor) -> Tensor | None:
         """How far the root moves, (B, 3) metres; None if it stays.

@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.metrics import METRICS
+from common.person import PersonStatistics
 from common.skeleton import SKELETONS
-from models.build import MODELS
+from models.build import INPUT_ARGUMENTS, MODELS
 from models.modulated_gcn import ADJ_MODULATIONS
 from models.norm import NORMS
 
@@ -26,6 +28,7 @@ Description = Callable[[Any, str], None]
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,4096}")  # as long as a path, no control characters
 _BEYOND_WHOLE = 2**64
 _LARGEST_NUMBER = sys.float_info.max
+_LEAST_NUMBER = 1e-6  # of those that others are divided by
 _MOST_HOPS = 1000  # each takes a loop over the joints when a network is built
 
 
@@ -185,6 +188,7 @@ OFF = value("False", lambda found: found is False)
 COUNT = _whole(0)
 NUMBER = value("a finite number", _is_number)
 NOT_NEGATIVE = value("a finite number from 0", lambda found: _is_number(found, 0))
+POSITIVE = value("a number above 0", lambda found: _is_number(found, _LEAST_NUMBER))
 SHARE = value("a number from 0 to below 1", _is_share)
 SETTING = value("a number, a text, True, False, None or a list of texts", _is_setting)
 UNKNOWN = value("something that this program knows", lambda found: False)
@@ -235,9 +239,19 @@ _MODEL = record(
         "modulation_init": _one_of("ones", "xavier"), "weight_modulation": SWITCH,
         "adj_modulation": _one_of(*ADJ_MODULATIONS), "rank": _whole(1), "adj_symmetric": SWITCH,
         "decouple_self": SWITCH, "hops": _whole(1, _MOST_HOPS + 1), "predict_root": SWITCH,
-        "camera_rays": SWITCH, "root_view": SWITCH,
+        **dict.fromkeys(INPUT_ARGUMENTS, SWITCH),
     },
     others=SETTING,
+)  # fmt: skip
+# See ``common.person.PersonStatistics``.
+_PERSONS = record(
+    {
+        "proportions": list_of(POSITIVE), "size": POSITIVE, "ankle_height": maybe(NUMBER),
+        "screen_sigma": maybe(NOT_NEGATIVE), "length_sigmas": list_of(POSITIVE),
+        "symmetry_sigma": POSITIVE, "joint_sigmas": maybe(list_of(POSITIVE)),
+    },
+    tuple(field.name for field in fields(PersonStatistics)),
+    others=UNKNOWN,
 )  # fmt: skip
 _WEIGHTS = dict_of(TENSOR)
 # Of a parameter, by the optimiser.
@@ -277,6 +291,7 @@ CHECKPOINT = record(
         "model": _MODEL,
         "dataset": record({"name": TEXT, "keypoints": TEXT, "train_subjects": list_of(TEXT)}),
         "options": dict_of(SETTING),
+        "persons": maybe(_PERSONS),
         "position": _POSITION,
         "history": list_of(record(_COLUMNS | _LATER_COLUMNS, tuple(_COLUMNS), others=UNKNOWN)),
         "last": maybe(_RESULT),
@@ -316,6 +331,13 @@ def whole_checkpoint(state: dict[str, Any], where: str) -> None:
         or any(loss.dim() for loss in position["loss"])
     ):
         raise WrongContentError("position does not fit its epoch, step or processes")
+    persons, joints = state.get("persons"), state.get("model", {}).get("joints")
+    if persons and joints:
+        told = (persons["proportions"], persons["length_sigmas"], persons["joint_sigmas"])
+        if [len(values or ()) for values in told] not in (
+            [joints - 1] * 2 + [n] for n in (0, joints)
+        ):
+            raise WrongContentError(f"persons has not the bones and joints of {joints} joints")
     last, best = state.get("last"), state.get("best")
     if last and best and _table_of(last) != _table_of(best):
         raise WrongContentError("best and its last are tests of other actions or metrics")
