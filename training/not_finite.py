@@ -12,7 +12,7 @@ def report_not_finite(error: NotFiniteError, run: RunFolder, training: Training)
     """Save what reproduces the step in the run's folder, ``not_finite_step_N.pth.tar``.
 
     It is a checkpoint with the weights and the optimiser's state, and under the key "before_step"
-    the batch (indices, flips, 2D and 3D joints, what was told) and the random state before its loss.
+    the batch (indices, flips, joints, what was told) and the random state before its loss.
 
     Returns:
         One line: what happened, where it is saved, how to go on, and what most likely caused it.
