@@ -147,7 +147,7 @@ RECIPES = {
     "strong": _STRONG,
     "person": _STRONG | {"keep_ground": True, "tell_body": True, "tell_gravity": True},
     "quick": _STRONG | {
-        "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 300,
+        "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 100,
         "ema": 0.998,
     },
 }
