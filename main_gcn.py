@@ -29,6 +29,7 @@ from training.load_data import evaluation_loader, load_data, training_loader
 from training.memory_need import check_step_fits, check_weights_fit
 from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
+from training.person_statistics import person_statistics, with_errors
 from training.report import (
     check_outputs,
     describe,
@@ -93,13 +94,15 @@ def train(
     source: Source | None,
 ) -> None:
     """Train to the last epoch, test after each one, and report."""
+    lifter.persons = lifter.persons or person_statistics(train_set)
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
     loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
     check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
     pose_of = lifter.with_networks(training.tested_networks()).tested_pose
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
-    description = RunDescription.of(args, lifter.arguments, train_set.subjects)
+    of_data = (train_set.subjects, lifter.persons)
+    description = RunDescription.of(args, lifter.arguments, *of_data)
     run = RunFolder.open(args, description, training, source)
     print(f"{format_network(header)}\nrun folder: {run.folder}")
 
@@ -116,6 +119,7 @@ def train(
                 trained = train_one_epoch(training, loader, start, outlook, between.after_step)
                 what = f"epoch {epoch}/{args.epochs}, testing"
                 summary = evaluate(pose_of, test_loader, outlook.progress, what, between.in_test)
+                run.describe_persons(with_errors(lifter.persons, pose_of, train_set))
                 run.finish_epoch(trained, summary, training_state(training))
                 outlook.update(run.history[-1])
                 print(format_epoch(run.history[-1], args.epochs), flush=True)

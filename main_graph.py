@@ -33,6 +33,7 @@ from training.load_data import evaluation_loader, load_data, training_loader
 from training.memory_need import check_step_fits, check_weights_fit
 from training.optimizer import build_optimizer
 from training.other_cameras import with_other_cameras
+from training.person_statistics import person_statistics, with_errors
 from training.published_files import ModelFiles, load_model_file, load_model_folder
 from training.report import (
     check_outputs,
@@ -144,12 +145,14 @@ def train(
     source: Source | None,
 ) -> None:
     """Train to the last epoch, test after each one, and report."""
+    lifter.persons = lifter.persons or person_statistics(train_set)
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
     loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
     check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
-    description = RunDescription.of(args, lifter.arguments, train_set.subjects)
+    of_data = (train_set.subjects, lifter.persons)
+    description = RunDescription.of(args, lifter.arguments, *of_data)
     run = RunFolder.open(args, description, training, source if args.resume else None)
     print(f"{format_network(header)}\nrun folder: {run.folder}")
     tested = lifter.with_networks(training.tested_networks())
@@ -173,6 +176,8 @@ def train(
                 trained = train_one_epoch(training, loader, start, outlook, between.after_step)
                 what = f"epoch {epoch}/{args.epochs}, testing"
                 summary = evaluate(pose_of, test_loader, outlook.progress, what, between.in_test)
+                of_network = with_errors(lifter.persons, tested.tested_pose, train_set)
+                run.describe_persons(of_network)
                 is_best = run.finish_epoch(trained, summary, training_state(training))
                 if files:
                     files.keep_best(run, is_new=is_best)

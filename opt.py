@@ -43,6 +43,7 @@ GROUND_TRUTH = {  # main_gcn.py
     "norm_layer": "batch",  # batch, layer or group
     "batch_size": 64,  # poses a step
     "epochs": 50,  # passes over the training set
+    "epoch_poses": 0,  # poses of a pass, at most; 0 takes all
     "lr": 1e-3,  # learning rate at the start
     "loss": "mse",  # main term: mse, mpjpe, l1 or smooth_l1
     "weight_l1": 0.1,  # share of L1 in the loss, the rest is the main term
@@ -57,9 +58,11 @@ GROUND_TRUTH = {  # main_gcn.py
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
-    "recipe": None,  # strong sets several of these together
+    "recipe": None,  # strong, person or quick: each sets several of these
     "camera_rays": False,  # the network sees rays instead of screen coordinates
     "root_view": False,  # rays as seen by a camera that looks at the root
+    "tell_body": False,  # the network can be told a person's proportions and size
+    "tell_gravity": False,  # the network can be told where up is
     "augment": False,  # train on changed bodies, turned and mirrored
     "bone_sigma": 0.05,  # augmentation: bone lengths times exp(N(0, sigma))
     "size_sigma": 0.03,  # augmentation: body size times exp(N(0, sigma))
@@ -97,6 +100,7 @@ DETECTED = {  # main_graph.py
     "save_out_type": None,  # the best is chosen by xyz or post; None: post with refinement
     "batch_size": 256,  # poses a step
     "epochs": 30,  # passes over the training set
+    "epoch_poses": 0,  # poses of a pass, at most; 0 takes all
     "lr": 5e-3,  # learning rate at the start
     "loss": "mpjpe",  # main term: mse, mpjpe, l1 or smooth_l1
     "weight_l1": 0.01,  # share of L1 in the loss, the rest is the main term
@@ -111,9 +115,11 @@ DETECTED = {  # main_graph.py
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
-    "recipe": None,  # strong sets several of these together
+    "recipe": None,  # strong, person or quick: each sets several of these
     "camera_rays": False,  # the network sees rays instead of screen coordinates
     "root_view": False,  # rays as seen by a camera that looks at the root
+    "tell_body": False,  # the network can be told a person's proportions and size
+    "tell_gravity": False,  # the network can be told where up is
     "augment": False,  # train on changed bodies, turned and mirrored
     "bone_sigma": 0.05,  # augmentation: bone lengths times exp(N(0, sigma))
     "size_sigma": 0.03,  # augmentation: body size times exp(N(0, sigma))
@@ -132,11 +138,17 @@ DETECTED = {  # main_graph.py
 # fmt: off
 
 # Flags that a recipe sets together; those typed beside it win.
+_STRONG = {
+    "camera_rays": True, "root_view": True, "augment": True, "loss": "mpjpe", "weight_l1": 0.0,
+    "optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "warmup": 1000, "ema": 0.9995,
+    "max_norm": 1.0, "batch_size": 256, "epochs": 3, "flip_test": True,
+}
 RECIPES = {
-    "strong": {
-        "camera_rays": True, "root_view": True, "augment": True, "loss": "mpjpe", "weight_l1": 0.0,
-        "optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "warmup": 1000, "ema": 0.9995,
-        "max_norm": 1.0, "batch_size": 256, "epochs": 3, "flip_test": True,
+    "strong": _STRONG,
+    "person": _STRONG | {"keep_ground": True, "tell_body": True, "tell_gravity": True},
+    "quick": _STRONG | {
+        "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 100,
+        "ema": 0.998,
     },
 }
 
@@ -258,6 +270,8 @@ def _training_flags(add: Add) -> None:
         help="poses per step, over all processes of torchrun together")
     add("-e", "--epochs", "--nepoch", type=types.positive_int, metavar="N",
         help="passes over the training set; a resumed run goes on to this number")
+    add("--epoch_poses", type=types.natural, metavar="N",
+        help="poses of a pass, at most, drawn anew for each; 0 takes all")
     add("--lr", "--learning_rate", type=types.positive, help="learning rate at the start")
     add("--loss", choices=LOSSES,
         help="main term of the loss; smooth_l1 is quadratic below 10 mm")
@@ -276,6 +290,9 @@ def _recipe_flags(add: Add, schedule: str) -> None:
     add("--root_view", action=Switch,
         help="the network sees the rays of a camera that looks at the root, and the direction of "
         "the root: it needs the cameras' intrinsics")
+    add("--tell_body", action=Switch,
+        help="the network can be told the proportions and the size of the person")
+    add("--tell_gravity", action=Switch, help="the network can be told where up is")
     add("--augment", action=Switch,
         help="train on changed bodies, turned about the vertical, mirrored, and projected anew")
     add("--bone_sigma", type=types.non_negative, metavar="S",

@@ -29,6 +29,12 @@ _JOINTS_17 = (
     ("RWrist", 27, 15),
 )
 _NECK = 9
+# Kinds of bones, named by their outer joints: hip, thigh, shank, spine, thorax, head, shoulder,
+# upper arm, forearm. Left and right bones are of one kind.
+BONE_GROUPS = (
+    ("Hip",), ("Knee",), ("Foot",), ("Spine",), ("Thorax",), ("Neck/Nose", "Head"), ("Shoulder",),
+    ("Elbow",), ("Wrist",),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class Skeleton:
     def bones(self) -> list[tuple[int, int]]:
         """The (joint, parent) pairs, the J - 1 edges of the tree."""
         return [(joint, parent) for joint, parent in enumerate(self.parents) if parent >= 0]
+
+    def bone_groups(self) -> list[int]:
+        """For each of the bones its place in :data:`BONE_GROUPS`."""
+        outer = [self.names[joint].lstrip("LR") for joint, _ in self.bones()]
+        return [next(i for i, group in enumerate(BONE_GROUPS) if name in group) for name in outer]
 
     def adjacency(self) -> Tensor:
         """The published adjacency (J, J): each row of the edges divided by its sum, then 1 on the

@@ -15,14 +15,7 @@ from torch import Tensor
 
 from common.camera import rotation_about
 from common.input_view import rotate
-from common.skeleton import Skeleton
-
-# Bones that share one random factor, named by their outer joints: hip, thigh, shank, spine, thorax,
-# head, shoulder, upper arm, forearm. Left and right bones share it too.
-_BONE_GROUPS = (
-    ("Hip",), ("Knee",), ("Foot",), ("Spine",), ("Thorax",), ("Neck/Nose", "Head"), ("Shoulder",),
-    ("Elbow",), ("Wrist",),
-)  # fmt: skip
+from common.skeleton import BONE_GROUPS, Skeleton
 
 
 @dataclass(frozen=True)
@@ -46,14 +39,20 @@ class Augmentation:
     tilt: float = 0.0
     keep_ground: bool = False
 
-    def augment_poses(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> Tensor:
-        """Poses (B, J, 3) with new bone lengths and directions, of the same shape.
+    def augment_poses(self, pose: Tensor, up: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+        """Poses with new bone lengths and directions, and their upward directions.
 
         Args:
             pose: (B, J, 3) metres, camera space, root at zero.
             up: (B, 3) unit vectors, the upward direction in camera space.
+
+        Returns:
+            Poses (B, J, 3), and what was upward of them before the tilt, (B, 3).
         """
-        return rotate(self.change_bone_lengths(pose, skeleton), self._random_rotations(up))
+        longer = self.change_bone_lengths(pose, skeleton)
+        rotation = self._random_rotations(up)
+        turned_up = rotate(up.unsqueeze(1), rotation).squeeze(1) if self.tilt else up
+        return rotate(longer, rotation), turned_up
 
     def root_shift(self, pose: Tensor, augmented: Tensor, up: Tensor) -> Tensor | None:
         """How far the root moves, (B, 3) metres; None if it stays.
@@ -69,7 +68,7 @@ class Augmentation:
     def change_bone_lengths(self, pose: Tensor, skeleton: Skeleton) -> Tensor:
         """Poses (B, J, 3) with new bone lengths; the directions of the bones stay."""
         parents, group, chains = _kinematic_tree(skeleton, pose.device)
-        bone = torch.randn(len(pose), len(_BONE_GROUPS), device=pose.device)[:, group]
+        bone = torch.randn(len(pose), len(BONE_GROUPS), device=pose.device)[:, group]
         size = torch.randn(len(pose), 1, device=pose.device)
         scale = torch.exp(self.bone_sigma * bone + self.size_sigma * size)
         bones = (pose - pose[:, parents]) * scale.unsqueeze(-1)
@@ -99,8 +98,7 @@ def _kinematic_tree(skeleton: Skeleton, device: torch.device) -> tuple[Tensor, T
     """For each joint its parent (J,), the group of the bone that ends there (J,), and the bones on
     the path from the root (J, J): 1 in row i, column j if bone j lies on the path to joint i."""
     parents = torch.tensor([max(parent, 0) for parent in skeleton.parents], device=device)
-    names = [name.lstrip("LR") for name in skeleton.names]
-    group = [next(i for i, joints in enumerate(_BONE_GROUPS) if name in joints) for name in names]
+    group = [0, *skeleton.bone_groups()]  # the root ends no bone: its factor changes nothing
     chains = torch.eye(skeleton.num_joints)
     for joint, parent in skeleton.bones():  # a parent comes before its children
         chains[joint] += chains[parent]

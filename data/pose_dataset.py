@@ -24,6 +24,7 @@ from common.camera import (
 )
 from common.errors import UserError
 from common.memory import refuse_too_large, trim_memory
+from common.person import Known
 from common.skeleton import H36M_16, Skeleton
 from data.augment import Augmentation
 from data.cameras import Camera
@@ -32,6 +33,7 @@ from data.datasets import DatasetInfo, action_of
 from data.joint_order import read_joint_order
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array
+from data.telling import Telling
 
 Sequences = dict[str, dict[str, Any]]  # {subject: {sequence: arrays}}
 _IDS = ("subject", "sequence", "action", "camera")
@@ -52,6 +54,7 @@ class PoseBatch:
         up: (B, 3) the world's upward direction in camera space.
         action: (B,) index of each pose's action.
         flipped: (B,) bool, True for a mirrored pose; None when no pose is mirrored.
+        known: what the network is told of the persons and cameras; None where nothing is.
         loss_weight: factor for the mean loss of this batch when it is one process's share of a
             global batch: B * world_size / global_size. The mean over processes of the weighted
             losses is then the mean loss of the global batch. 1 for a batch that is not shared.
@@ -67,6 +70,7 @@ class PoseBatch:
     up: Tensor
     action: Tensor
     flipped: Tensor | None = None
+    known: Known | None = None
     loss_weight: float = 1.0
     global_size: int | None = None
 
@@ -108,6 +112,7 @@ class PoseDataset:
         subjects, sequences, actions: names; a sequence is named "subject/sequence".
         intrinsics: (subjects, cameras, 9) float32, see ``common.camera``.
         up: (subjects, cameras, 3) float32, the world's upward direction in camera space.
+        camera_height: (subjects, cameras) float32, of the camera above the floor, metres.
         skeleton: the J joints.
         missing: sequences of the protocol that the files lack, one line an action.
     """
@@ -125,6 +130,7 @@ class PoseDataset:
     actions: tuple[str, ...]
     intrinsics: Tensor
     up: Tensor
+    camera_height: Tensor
     skeleton: Skeleton
     missing: tuple[str, ...] = ()
 
@@ -162,12 +168,12 @@ def augment_batch(batch: PoseBatch, augmentation: Augmentation, skeleton: Skelet
     root positions too unless ``augmentation.keep_ground`` is set. A detector's 2D error is kept
     (:func:`common.camera.reproject`).
     """
-    augmented = augmentation.augment_poses(batch.targets_3d, batch.up, skeleton)
+    augmented, up = augmentation.augment_poses(batch.targets_3d, batch.up, skeleton)
     shift = augmentation.root_shift(batch.targets_3d, augmented, batch.up)
     root = batch.root_3d if shift is None else batch.root_3d + shift
     before = batch.targets_3d + batch.root_3d.unsqueeze(1)
     inputs_2d = reproject(batch.inputs_2d, before, augmented + root.unsqueeze(1), batch.intrinsics)
-    return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented, root_3d=root)
+    return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented, root_3d=root, up=up)
 
 
 @dataclass
@@ -184,6 +190,8 @@ class PoseLoader:
         flips: a training epoch has every pose twice, as it is and mirrored.
         augmentation: applied to the poses of a training epoch. Unless ``flips`` is set, each pose
             is also mirrored with probability 1/2. None leaves the poses as they are.
+        telling: what the network is told of the poses of a training epoch; None tells nothing.
+        poses: of a training epoch, at most. A shorter epoch takes others each time.
         rank: number of this process, from 0. It gets its share of every batch.
         world_size: number of processes.
     """
@@ -193,12 +201,18 @@ class PoseLoader:
     seed: int = 0
     flips: bool = False
     augmentation: Augmentation | None = None
+    telling: Telling | None = None
+    poses: int | None = None
     rank: int = 0
     world_size: int = 1
 
     @property
     def epoch_size(self) -> int:
         """Poses of a training epoch."""
+        return min(self._all_poses, self.poses or self._all_poses)
+
+    @property
+    def _all_poses(self) -> int:
         return len(self.dataset) * (2 if self.flips else 1)
 
     @property
@@ -215,9 +229,9 @@ class PoseLoader:
             done: batches to leave out at the start, which an earlier call gave. They draw nothing.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.epoch_size, generator=generator)
+        order = torch.randperm(self._all_poses, generator=generator)[: self.epoch_size]
         order = order.to(self.dataset.inputs_2d.device)
-        for global_batch in order.split(self.batch_size)[done:]:
+        for number, global_batch in enumerate(order.split(self.batch_size)[done:], start=done):
             numbers, loss_weight = self._own_share(global_batch)
             batch = self.dataset.batch(numbers % len(self.dataset))
             batch = replace(batch, loss_weight=loss_weight, global_size=len(global_batch))
@@ -228,6 +242,11 @@ class PoseLoader:
                 batch = batch.mirrored(flipped, self.dataset.skeleton)
             if self.augmentation:
                 batch = augment_batch(batch, self.augmentation, self.dataset.skeleton)
+            if self.telling:
+                of_pose = (batch.targets_3d, batch.up, self.dataset.skeleton)
+                batch_id = f"{self.seed} {epoch} {number} {self.rank}"
+                known = self.telling.known_of(*of_pose, epoch, batch_id)
+                batch = replace(batch, known=known)
             yield batch
 
     def _own_share(self, global_batch: Tensor) -> tuple[Tensor, float]:
@@ -516,6 +535,7 @@ class _DatasetBuilder:
             actions=self.actions,
             intrinsics=_stack_by_camera(cameras, lambda camera: camera.intrinsics),
             up=_stack_by_camera(cameras, lambda camera: camera.up),
+            camera_height=_stack_by_camera(cameras, lambda camera: camera.translation[2]),
             skeleton=self.skeleton,
             missing=missing,
         )
@@ -649,6 +669,6 @@ class _DatasetBuilder:
 def _stack_by_camera(
     cameras: dict[str, tuple[Camera, ...]], value: Callable[[Camera], Tensor]
 ) -> Tensor:
-    """A value (n,) of each camera -> (subjects, cameras, n) float32."""
+    """A value of each camera, () or (n,) -> (subjects, cameras), or with n at the end, float32."""
     rows = [torch.stack([value(camera) for camera in row]) for row in cameras.values()]
     return torch.stack(rows).float()

@@ -22,8 +22,10 @@ MODELS = {
     "vp3d": "vp3d.VideoPose3D",
 }
 DEFAULT = "mgcn"  # and the network of old checkpoints, which do not name theirs
-# Arguments that no class takes: its name, its skeleton, and the input (``common.input_view``).
-_NOT_OF_CLASS = ("name", "joints", "camera_rays", "root_view")
+# What a network is given, see ``common.input_view`` and ``common.told_channels``.
+INPUT_ARGUMENTS = ("camera_rays", "root_view", "tell_body", "tell_gravity")
+# Arguments that no class takes: its name, its skeleton, and its input.
+_NOT_OF_CLASS = ("name", "joints", *INPUT_ARGUMENTS)
 
 
 def model_class(name: str) -> type[nn.Module]:
@@ -37,7 +39,7 @@ def build_model(arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
 
     Args:
         arguments: ``joints`` (16 or 17), ``name`` (of ``MODELS``; ``DEFAULT`` if it is missing),
-            and arguments of that class. ``camera_rays`` and ``root_view`` say what the network is
+            and arguments of that class. Those of ``INPUT_ARGUMENTS`` say what the network is
             given; they are ignored here.
         device: of the weights; "meta" gives their shapes only, and takes no memory.
     """

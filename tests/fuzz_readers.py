@@ -178,6 +178,11 @@ _ROW = {
 _ACTIONS = {"sneak": {"frames": 3} | _FIGURES}
 _RESULT = {"epoch": 1, "chosen_by": "x", "frames": 3, "per_action": _ACTIONS} | _FIGURES
 
+_PERSONS = {
+    "proportions": [1.0] * 15, "size": 0.25, "ankle_height": 0.07, "screen_sigma": 0.0,
+    "length_sigmas": [0.01] * 15, "symmetry_sigma": 0.01, "joint_sigmas": [0.1] * 16,
+}  # fmt: skip
+
 
 def checkpoints(folder: Path) -> list[bytes]:
     content = {
@@ -187,7 +192,7 @@ def checkpoints(folder: Path) -> list[bytes]:
             "param_groups": [{"lr": 1e-3, "params": [0]}],
         },
         "model": NETWORK, "dataset": {"name": "hdm05"}, "options": vars(opt.parse_gcn([])),
-        "history": [_ROW], "last": _RESULT, "best": _RESULT,
+        "history": [_ROW], "last": _RESULT, "best": _RESULT, "persons": _PERSONS,
     }  # fmt: skip
     return [_torch_file(content), _torch_file(weights())]
 

@@ -66,12 +66,12 @@ def test_left_and_right_stay_alike(dataset):
 
 def test_a_turn_is_about_the_vertical_through_the_root(dataset):
     pose = dataset.targets_3d
-    changed = Augmentation(0.0, 0.0, turn=1.0).augment_poses(pose, up(len(pose)), H36M_17)
+    changed, _ = Augmentation(0.0, 0.0, turn=1.0).augment_poses(pose, up(len(pose)), H36M_17)
     height = (pose @ up(1)[0], changed @ up(1)[0])
     assert torch.allclose(*height, atol=1e-5)
     assert torch.allclose(torch.cdist(pose, pose), torch.cdist(changed, changed), atol=1e-3)
     assert (changed - pose).norm(dim=-1).amax(dim=1).median() > 0.1
-    some = Augmentation(0.0, 0.0, turn=0.3).augment_poses(pose, up(len(pose)), H36M_17)
+    some, _ = Augmentation(0.0, 0.0, turn=0.3).augment_poses(pose, up(len(pose)), H36M_17)
     share = ((some - pose).abs().amax(dim=(1, 2)) > 1e-5).float().mean()
     assert 0.15 < share < 0.45
 
@@ -194,7 +194,7 @@ def test_the_loader_draws_the_mirror_then_bones_size_and_turn(dataset):
     torch.manual_seed(5)
     flipped = torch.rand(64) < 0.5
     original = dataset.batch(batch.index).mirrored(flipped, dataset.skeleton)
-    expected = Augmentation().augment_poses(original.targets_3d, original.up, H36M_17)
+    expected, _ = Augmentation().augment_poses(original.targets_3d, original.up, H36M_17)
     assert torch.equal(batch.flipped, flipped) and torch.equal(batch.targets_3d, expected)
     assert torch.equal(torch.rand(1), after)
 

@@ -9,6 +9,9 @@ import opt
 from common.camera import back_project_pose
 from common.errors import UserError
 from common.input_view import InputView, rotate
+from common.metrics import root_centred
+from common.person import Known, bone_lengths, proportions_and_size
+from common.ray_fit import fit_to_rays, usual_sigmas
 from common.skeleton import H36M_16, H36M_17
 from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
@@ -135,3 +138,19 @@ def test_poses_are_tested_before_and_after_refinement(h36m_folder):
     unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
     with pytest.raises(UserError, match="--no-post_refine"):
         lifter.check_data(unknown)
+
+
+def test_known_lengths_are_imposed_on_the_rays_where_they_are_known(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder)
+    batch = dataset.batch(torch.arange(30))
+    pose = 1.1 * batch.targets_3d + 0.03 * torch.randn(30, 16, 3)
+    lifter = Lifter(Stub(pose), {}, InputView(), H36M_16, screen_sigma=0.0)
+    proportions, size = proportions_and_size(batch.targets_3d, H36M_16)
+    proportions[::2], size[:15] = torch.nan, torch.nan
+    found = lifter.tested_pose(batch, known=Known(proportions, size))
+    assert torch.equal(found[::2], lifter.tested_pose(batch)[::2])  # lengths unknown: no change
+    own = bone_lengths(pose, H36M_16).mean(dim=1, keepdim=True)
+    expected = proportions * torch.where(size.isnan().unsqueeze(1), own, size.unsqueeze(1))
+    given = (batch.inputs_2d[1::2], batch.intrinsics[1::2], H36M_16, usual_sigmas(H36M_16))
+    fitted = root_centred(fit_to_rays(pose[1::2], *given, expected[1::2]))
+    assert torch.allclose(found[1::2], fitted, atol=1e-5)

@@ -203,7 +203,7 @@ def test_a_data_set_is_as_large_as_was_said(monkeypatch):
     monkeypatch.setattr(pose_dataset, "refuse_too_large", lambda size, *rest: said.append(size))
     args = opt.parse_gcn([str(flag) for flag in SLICE])
     sets = load_data(args, with_training=True, device=torch.device("cpu"))
-    by_camera = [sum(t.nbytes for t in (d.intrinsics, d.up)) for d in sets]
+    by_camera = [sum(t.nbytes for t in (d.intrinsics, d.up, d.camera_height)) for d in sets]
     assert said == [d.nbytes - rest for d, rest in zip(sets, by_camera, strict=True)]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 import main_gcn
 import main_graph
 import opt
+from common.person import Known, PersonStatistics
 from tests.conftest import SLICE
 from training.checkpoint import load_checkpoint, load_plain
 from training.find_run import LAST
@@ -50,7 +51,8 @@ def spoil(monkeypatch):
 
 def test_the_step_is_named_and_saved_so_that_it_can_be_made_again(call, spoil, tmp_path):
     spoil(main_gcn, step=12, factor=1e39)  # the loss itself is an infinite float32
-    status, _, err = call(main_gcn.main, *FLAGS, "-c", tmp_path, "--name", "run")
+    flags = [*FLAGS, "--tell_body"]
+    status, _, err = call(main_gcn.main, *flags, "-c", tmp_path, "--name", "run")
     path = tmp_path / "run" / "not_finite_step_12.pth.tar"
     assert status == 2
     assert err.startswith(
@@ -63,10 +65,13 @@ def test_the_step_is_named_and_saved_so_that_it_can_be_made_again(call, spoil, t
     before = found["before_step"]
     counts = {int(t) for n, t in found["state_dict"].items() if "num_batches" in n}
     assert counts == {11}  # the statistics are those before the step, too
-    args = opt.parse_gcn(FLAGS)
+    args = opt.parse_gcn(flags)
     lifter = build_lifter(args, "main_gcn", None)
+    lifter.persons = PersonStatistics.of(found["persons"])
     lifter.network.load_state_dict(found["state_dict"])
-    batch = type("Batch", (), before["batch"])
+    known = Known(**before["batch"]["known"])
+    assert known.size.shape == (32,) and known.up is None
+    batch = type("Batch", (), before["batch"] | {"known": known})
     assert before["batch"]["flipped"].dtype == torch.bool and len(before["batch"]["index"]) == 32
 
     def loss() -> Tensor:

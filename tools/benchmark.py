@@ -212,6 +212,7 @@ def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
         actions=tuple(f"action {number}" for number in range(_ACTIONS)),
         intrinsics=camera.intrinsics.float().view(1, 1, 9),
         up=camera.up.float().view(1, 1, 3),
+        camera_height=camera.translation[2].float().view(1, 1),
         skeleton=skeleton,
     )
 

@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.files import os_errors_as_user_errors, write_bytes
 from models.build import (
     DEFAULT,
+    INPUT_ARGUMENTS,
     MODELS,
     build_model,
     default_arguments,
@@ -150,7 +151,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tupl
     name = found.get("name", DEFAULT)
     if name != wanted.get("name", DEFAULT):
         return {"model": (name, wanted.get("name", DEFAULT))}
-    unsaid = {"camera_rays": False, "root_view": False} | default_arguments(name)
+    unsaid = dict.fromkeys(INPUT_ARGUMENTS, False) | default_arguments(name)
     found, wanted = unsaid | found, unsaid | wanted
     compared = [key for key in wanted if key in found and key not in _FOR_TRAINING]
     return {key: (found[key], wanted[key]) for key in compared if found[key] != wanted[key]}

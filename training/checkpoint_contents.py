@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.metrics import METRICS
+from common.person import PersonStatistics
 from common.skeleton import SKELETONS
-from models.build import MODELS
+from models.build import INPUT_ARGUMENTS, MODELS
 from models.modulated_gcn import ADJ_MODULATIONS
 from models.norm import NORMS
 
@@ -185,6 +187,8 @@ OFF = value("False", lambda found: found is False)
 COUNT = _whole(0)
 NUMBER = value("a finite number", _is_number)
 NOT_NEGATIVE = value("a finite number from 0", lambda found: _is_number(found, 0))
+# What is measured on bodies and cameras. Others are divided by it.
+MEASURED = value("a number from 1e-6 to 1e6", lambda f: _is_number(f, 1e-6) and f <= 1e6)
 SHARE = value("a number from 0 to below 1", _is_share)
 SETTING = value("a number, a text, True, False, None or a list of texts", _is_setting)
 UNKNOWN = value("something that this program knows", lambda found: False)
@@ -235,9 +239,19 @@ _MODEL = record(
         "modulation_init": _one_of("ones", "xavier"), "weight_modulation": SWITCH,
         "adj_modulation": _one_of(*ADJ_MODULATIONS), "rank": _whole(1), "adj_symmetric": SWITCH,
         "decouple_self": SWITCH, "hops": _whole(1, _MOST_HOPS + 1), "predict_root": SWITCH,
-        "camera_rays": SWITCH, "root_view": SWITCH,
+        **dict.fromkeys(INPUT_ARGUMENTS, SWITCH),
     },
     others=SETTING,
+)  # fmt: skip
+# See ``common.person.PersonStatistics``.
+_PERSONS = record(
+    {
+        "proportions": list_of(MEASURED), "size": MEASURED, "ankle_height": maybe(NUMBER),
+        "screen_sigma": maybe(NOT_NEGATIVE), "length_sigmas": list_of(MEASURED),
+        "symmetry_sigma": MEASURED, "joint_sigmas": maybe(list_of(MEASURED)),
+    },
+    tuple(field.name for field in fields(PersonStatistics)),
+    others=UNKNOWN,
 )  # fmt: skip
 _WEIGHTS = dict_of(TENSOR)
 # Of a parameter, by the optimiser.
@@ -277,6 +291,7 @@ CHECKPOINT = record(
         "model": _MODEL,
         "dataset": record({"name": TEXT, "keypoints": TEXT, "train_subjects": list_of(TEXT)}),
         "options": dict_of(SETTING),
+        "persons": maybe(_PERSONS),
         "position": _POSITION,
         "history": list_of(record(_COLUMNS | _LATER_COLUMNS, tuple(_COLUMNS), others=UNKNOWN)),
         "last": maybe(_RESULT),
@@ -316,9 +331,20 @@ def whole_checkpoint(state: dict[str, Any], where: str) -> None:
         or any(loss.dim() for loss in position["loss"])
     ):
         raise WrongContentError("position does not fit its epoch, step or processes")
+    if state.get("persons") and "joints" in state.get("model", {}):
+        _check_persons(state["persons"], state["model"]["joints"])
     last, best = state.get("last"), state.get("best")
     if last and best and _table_of(last) != _table_of(best):
         raise WrongContentError("best and its last are tests of other actions or metrics")
+
+
+def _check_persons(persons: dict[str, Any], joints: int) -> None:
+    """Refuse statistics of another skeleton."""
+    sizes = {"proportions": joints - 1, "length_sigmas": joints - 1, "joint_sigmas": joints}
+    for name, size in sizes.items():
+        if persons[name] is not None and len(persons[name]) != size:
+            found = len(persons[name])
+            raise WrongContentError(f"persons.{name} has {found} values, not {size}")
 
 
 def _table_of(result: dict[str, Any]) -> tuple[set[str], ...]:

@@ -1,7 +1,7 @@
 """From 2D joints to a 3D pose: the input's form, the network, its mirrored twin, and refinement."""
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from common.camera import back_project_pose, flip_intrinsics, remove_distortion,
 from common.errors import UserError
 from common.input_view import InputView, rotate
 from common.metrics import root_centred
+from common.person import Known, PersonStatistics
 from common.prediction import Prediction
 from common.ray_fit import fit_to_rays, usual_sigmas
 from common.skeleton import SKELETONS, Skeleton
+from common.told_channels import ToldChannels
 from data.keypoints import Size, keypoints_of_array
 from data.pose_dataset import PoseBatch, PoseDataset
 from models.build import build_model
@@ -23,12 +25,12 @@ from training.acceleration import select_device
 from training.checkpoint import Source, build_saved, check_model, load_weights
 from training.predicting import Told, predict_track, smoothed
 from training.published_files import load_model_file
-from training.settings import input_view, model_arguments
+from training.settings import input_view, model_arguments, told_channels
 
 # --ray_fit: the standard deviation of the 2D joints in screen units, by their source. 0 is exact.
 # That of noisy, 10 px in an image of width 1,000, was chosen as docs/accuracy.md says.
 SCREEN_SIGMAS = {"gt": 0.0, "noisy": 0.02}
-_FIT_STEPS = 4  # where no lengths are told, more change nothing
+_FIT_STEPS, _TOLD_FIT_STEPS = 4, 5  # of --ray_fit, without and with lengths
 
 
 def check_cameras(dataset: PoseDataset, remedy: str) -> None:
@@ -45,13 +47,15 @@ class Lifter:
     """A lifting network as it is trained and tested.
 
     Attributes:
-        network: (B, J, input_view.in_dim) -> (B, J, 3), metres, in the space of the input view.
+        network: (B, J, in_dim) -> (B, J, 3), metres, in the space of the input view.
         arguments: of the network, as checkpoints carry them.
         input_view: the form in which the network is given the 2D joints.
         flip_test: test the mean of the pose and of its mirrored twin, turned back.
         amp: test in bfloat16 where autocast finds that safe.
         post_refine: pose refinement; None where there is none.
         true_root_depth: refinement takes the root's depth from the ground truth.
+        told: what the network can be told of a person and a camera beside the 2D joints.
+        persons: statistics of the training persons; None where the checkpoint has none.
         screen_sigma: tested poses, refined or not, are fitted to the rays of 2D joints with this
             error, screen units; see ``common.ray_fit``. None leaves them as they are.
     """
@@ -64,6 +68,8 @@ class Lifter:
     amp: bool = False
     post_refine: PoseRefine | None = None
     true_root_depth: bool = True
+    told: ToldChannels = field(default_factory=ToldChannels)
+    persons: PersonStatistics | None = None
     screen_sigma: float | None = None
 
     @classmethod
@@ -116,6 +122,11 @@ class Lifter:
         prediction = predict_track(self, found.tracks[0], found, Told(**told))
         return smoothed(prediction, smooth)
 
+    @property
+    def in_dim(self) -> int:
+        """Input channels of a joint."""
+        return self.input_view.in_dim + self.told.count
+
     def networks(self) -> dict[str, nn.Module]:
         """All networks, by the keys of their weights in a checkpoint."""
         refinement = {"post_refine": self.post_refine} if self.post_refine else {}
@@ -148,21 +159,30 @@ class Lifter:
     def pose_and_target(self, batch: PoseBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """The prediction and the target (B, J, 3), metres, both in the space of the input view, and
         the rotations (B, 3, 3) from camera space to it, None where it is camera space."""
-        inputs, rotation = self.input_view.apply(batch.inputs_2d, batch.intrinsics)
+        inputs, rotation = self._inputs(batch.inputs_2d, batch.intrinsics, batch.known)
         return self.network(inputs), rotate(batch.targets_3d, rotation), rotation
 
-    def lift(self, screen: Tensor, intrinsics: Tensor | None) -> Tensor:
+    def _inputs(
+        self, screen: Tensor, intrinsics: Tensor | None, known: Known | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The network's input (B, J, in_dim), and its rotation as of ``InputView.apply``."""
+        inputs, rotation = self.input_view.apply(screen, intrinsics)
+        return self.told.appended(inputs, known, rotation, self.persons), rotation
+
+    def lift(self, screen: Tensor, intrinsics: Tensor | None, known: Known | None = None) -> Tensor:
         """Screen coordinates (B, J, 2) -> poses (B, J, 3), metres, camera space, near the root.
 
         Args:
             intrinsics: (B, 9), or None where the input view does not use them.
+            known: of the B persons and cameras; None where nothing is.
         """
-        inputs, rotation = self.input_view.apply(screen, intrinsics)
+        inputs, rotation = self._inputs(screen, intrinsics, known)
         pose = rotate(self.network(inputs), rotation, back=True)
         if not self.flip_test:
             return pose
         mirrored = None if intrinsics is None else flip_intrinsics(intrinsics)
-        twin = replace(self, flip_test=False).lift(self.skeleton.flip(screen), mirrored)
+        known = known and known.mirrored()
+        twin = replace(self, flip_test=False).lift(self.skeleton.flip(screen), mirrored, known)
         return (pose + self.skeleton.flip(twin)) / 2
 
     def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
@@ -176,30 +196,47 @@ class Lifter:
         return self.post_refine(pose, lifted)
 
     @torch.inference_mode()
-    def tested_pose(self, batch: PoseBatch, refined: bool = False) -> Tensor:
+    def tested_pose(
+        self, batch: PoseBatch, refined: bool = False, known: Known | None = None
+    ) -> Tensor:
         """The network's poses (B, J, 3) as they are tested: metres, camera space, not centred.
 
         Args:
             refined: give the refined poses instead.
+            known: of the B persons and cameras; None where nothing is. --ray_fit imposes the
+                proportions, at the known size, or else at that of the network's pose.
         """
         for network in self.networks().values():
             network.eval()
         with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=self.amp):
-            pose = self.lift(batch.inputs_2d, batch.intrinsics)
+            pose = self.lift(batch.inputs_2d, batch.intrinsics, known)
             pose = self.refine(pose, batch) if refined else pose
-        return self._fitted(pose.float(), batch)
+        pose = pose.float()
+        return pose if self.screen_sigma is None else self._fitted(pose, batch, known or Known())
 
-    def _fitted(self, pose: Tensor, batch: PoseBatch) -> Tensor:
+    def _fitted(self, pose: Tensor, batch: PoseBatch, known: Known) -> Tensor:
         """Poses (B, J, 3) in camera space -> the same on the rays, with the root at zero."""
-        if self.screen_sigma is None:
-            return pose
-        sigmas, camera = usual_sigmas(self.skeleton), (batch.inputs_2d, batch.intrinsics)
-        options = {"screen_sigma": self.screen_sigma, "steps": _FIT_STEPS}
-        return root_centred(fit_to_rays(pose, *camera, self.skeleton, sigmas, **options))
+        sigmas = self.persons and self.persons.sigmas
+        lengths = known.lengths_of(pose, self.skeleton)
+        told = lengths.isfinite().all(dim=1)
+        fitted = torch.empty_like(pose)
+        for rows, steps in ((told, _TOLD_FIT_STEPS), (~told, _FIT_STEPS)):
+            if rows.any():
+                fitted[rows] = fit_to_rays(
+                    pose[rows],
+                    batch.inputs_2d[rows],
+                    batch.intrinsics[rows],
+                    self.skeleton,
+                    sigmas or usual_sigmas(self.skeleton),
+                    lengths[rows] if rows is told else None,
+                    self.screen_sigma,
+                    steps=steps,
+                )
+        return root_centred(fitted)
 
-    def refined_pose(self, batch: PoseBatch) -> Tensor:
+    def refined_pose(self, batch: PoseBatch, known: Known | None = None) -> Tensor:
         """The refined poses (B, J, 3) as they are tested."""
-        return self.tested_pose(batch, refined=True)
+        return self.tested_pose(batch, refined=True, known=known)
 
 
 def build_lifter(
@@ -221,6 +258,7 @@ def build_lifter(
         network=network if source else build_model(arguments),
         arguments=arguments,
         input_view=input_view(args),
+        told=told_channels(args),
         skeleton=SKELETONS[args.joints],
         flip_test=args.flip_test,
         amp=args.amp,
@@ -228,10 +266,28 @@ def build_lifter(
         true_root_depth=getattr(args, "root_depth", "gt") == "gt",
         screen_sigma=SCREEN_SIGMAS.get(args.keypoints) if args.ray_fit else None,
     )
+    if source:
+        lifter.persons = _persons_of(source.path, source.checkpoint)
     for key, network in lifter.networks().items():
         if source and key in source.checkpoint:
             load_weights(source.path, network, source.checkpoint[key])
     return lifter
+
+
+def _persons_of(path: str | Path, checkpoint: dict[str, Any]) -> PersonStatistics | None:
+    """The statistics of the training persons in a checkpoint; None if it has none.
+
+    Raises:
+        UserError: its network needs them.
+    """
+    if found := checkpoint.get("persons"):
+        return PersonStatistics.of(found)
+    if checkpoint["model"].get("tell_body"):
+        raise UserError(
+            f"{path} lacks the statistics of its training persons, which --tell_body needs: it is "
+            "damaged, get the file again"
+        )
+    return None
 
 
 def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
@@ -247,9 +303,17 @@ def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
     arguments = checkpoint["model"]
     if flip_test is None:
         flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
-    view = InputView(bool(arguments.get("camera_rays")), bool(arguments.get("root_view")))
-    check_model(path, arguments, arguments | {"in_dim": view.in_dim, "out_dim": 3})
+    view, told = (
+        kind(*(bool(arguments.get(name)) for name in names))
+        for kind, names in (
+            (InputView, ("camera_rays", "root_view")),
+            (ToldChannels, ("tell_body", "tell_gravity")),
+        )
+    )
+    in_dim = view.in_dim + told.count
+    check_model(path, arguments, arguments | {"in_dim": in_dim, "out_dim": 3})
     network = build_saved(path, arguments, checkpoint["state_dict"])
     load_weights(path, network, checkpoint["state_dict"])
     skeleton = SKELETONS[arguments["joints"]]
-    return Lifter(network.eval(), arguments, view, skeleton, flip_test)
+    persons = _persons_of(path, checkpoint)
+    return Lifter(network.eval(), arguments, view, skeleton, flip_test, told=told, persons=persons)

@@ -11,6 +11,7 @@ from common.skeleton import SKELETONS
 from data.augment import Augmentation
 from data.datasets import DATASETS
 from data.pose_dataset import PoseDataset, PoseLoader, load_pose_datasets
+from data.telling import Telling
 from training import distributed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,8 +57,9 @@ def load_data(
 
 
 def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoader:
-    """Shuffled batches, with the flips and the augmentation of the flags."""
+    """Shuffled batches, with the flips, the augmentation and the telling of the flags."""
     strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt, args.keep_ground)
+    told = args.tell_body or args.tell_gravity
     return PoseLoader(
         dataset,
         args.batch_size,
@@ -66,6 +68,8 @@ def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoade
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         augmentation=Augmentation(*strengths) if args.augment else None,
+        telling=Telling(args.tell_body, args.tell_gravity, args.epochs) if told else None,
+        poses=args.epoch_poses or None,
     )
 
 

@@ -60,7 +60,7 @@ def check_step_fits(
         UserError: it needs more.
     """
     parameter = next(lifter.network.parameters())
-    pose = parameter.new_zeros(1, lifter.arguments["joints"], lifter.input_view.in_dim)
+    pose = parameter.new_zeros(1, lifter.arguments["joints"], lifter.in_dim)
     poses = -(-min(args.batch_size, loader.epoch_size) // loader.world_size)
     kept = poses * count_activation_bytes(lifter.network, pose) // (2 if args.amp else 1)
     refuse_too_large(

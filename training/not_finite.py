@@ -12,7 +12,7 @@ def report_not_finite(error: NotFiniteError, run: RunFolder, training: Training)
     """Save what reproduces the step in the run's folder, ``not_finite_step_N.pth.tar``.
 
     It is a checkpoint with the weights and the optimiser's state, and under the key "before_step"
-    the batch (indices, flips, 2D and 3D joints) and the random state before its loss.
+    the batch (indices, flips, joints, what was told) and the random state before its loss.
 
     Returns:
         One line: what happened, where it is saved, how to go on, and what most likely caused it.
@@ -20,6 +20,8 @@ def report_not_finite(error: NotFiniteError, run: RunFolder, training: Training)
     path = run.folder / f"{NOT_FINITE}{error.at.step}.pth.tar"
     if distributed.is_main():
         batch = {key: value for key, value in vars(error.batch).items() if value is not None}
+        if error.batch.known:
+            batch["known"] = {k: v for k, v in vars(error.batch.known).items() if v is not None}
         before = {**vars(error.at), "batch": batch, "random_state": error.random_state}
         state = {**vars(run.description), **training_state(training), "before_step": before}
         save_checkpoint(path, state)

@@ -27,7 +27,7 @@ from training.checkpoint import (
     to_bytes,
 )
 from training.find_run import BEST, LAST
-from training.run_folder import RunDescription, RunFolder
+from training.run_folder import RunFolder
 
 _PREFIXES = {"state_dict": "model_module_gcn_", "post_refine": "model_post_refine_"}
 _NAME = re.compile(r"model_module_gcn_(?P<epoch>\d+)_eva_(?P<kind>xyz|post)_\d+\.pth")
@@ -42,15 +42,16 @@ class ModelFiles:
         folder: Path,
         kind: str,
         networks: dict[str, nn.Module],
-        description: RunDescription | None = None,
+        unclear: bool = False,
     ) -> None:
         """
         Args:
             networks: by the key of their weights in a checkpoint.
-            description: of the run, where weights alone do not say what the network is given.
+            unclear: weights alone do not say what the network is given: the run's description is
+                saved with them.
         """
         self.folder, self.kind, self.networks = folder, kind, networks
-        self.description = description
+        self.unclear = unclear
         self._best: list[tuple[int, float]] = []
 
     @classmethod
@@ -71,7 +72,7 @@ class ModelFiles:
         shown = describe_weights(networks["state_dict"].state_dict())
         unclear = shown is None or differences(shown, run.description.model)
         folder = Path(save_dir) if save_dir else run.folder
-        files = cls(folder, kind, networks, run.description if unclear else None)
+        files = cls(folder, kind, networks, unclear=bool(unclear))
         clear_partials(folder)
         if run.best:
             files.restore(run)
@@ -144,8 +145,8 @@ class ModelFiles:
         contents = {}
         for key, path in self.paths(run.best["epoch"], run.best["mpjpe_mm"]).items():
             content = weights[key]
-            if key == "state_dict" and self.description:
-                content = {"state_dict": content, **vars(self.description)}
+            if key == "state_dict" and self.unclear:
+                content = {"state_dict": content, **vars(run.description)}
             contents[path] = to_bytes(content)
         run.save_at(contents)
 

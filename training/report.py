@@ -142,7 +142,7 @@ def _costs(lifter: Lifter) -> tuple[int, int]:
     one = torch.zeros(1, lifter.arguments["joints"], 1)
     one = one.to(next(lifter.network.parameters()).device)
     parameters = sum(count_parameters(network) for network in lifter.networks().values())
-    inputs = one.expand(-1, -1, lifter.input_view.in_dim)
+    inputs = one.expand(-1, -1, lifter.in_dim)
     multiply_adds = count_multiply_adds(lifter.network, inputs)
     if lifter.post_refine:
         pose = one.expand(-1, -1, 3)

@@ -17,10 +17,11 @@ CALL_FLAGS = (
 )  # fmt: skip
 # What only a training uses; beside --evaluate it changes nothing.
 _OF_TRAINING = {
-    "batch_size", "epochs", "lr", "loss", "weight_l1", "adj_l1", "schedule", "lr_decay", "lr_gamma",
-    "large_decay_epoch", "optimizer", "weight_decay", "max_norm", "max_weight_norm", "warmup",
-    "ema", "augment", "bone_sigma", "size_sigma", "turn", "tilt", "keep_ground", "snapshot",
-    "data_augmentation", "network_symmetry", "sym_weight", "sym_signed", "save_model", "save_dir",
+    "batch_size", "epochs", "epoch_poses", "lr", "loss", "weight_l1", "adj_l1", "schedule",
+    "lr_decay", "lr_gamma", "large_decay_epoch", "optimizer", "weight_decay", "max_norm",
+    "max_weight_norm", "warmup", "ema", "augment", "bone_sigma", "size_sigma", "turn", "tilt",
+    "keep_ground", "snapshot", "data_augmentation", "network_symmetry",
+    "sym_weight", "sym_signed", "save_model", "save_dir",
 }  # fmt: skip
 
 

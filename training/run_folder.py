@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 from common.errors import UserError
 from common.lock import InUseError, holder
 from common.own_json import write_json
+from common.person import PersonStatistics
 from training import distributed
 from training.checkpoint import Source, load_checkpoint, to_bytes
 from training.engine import Position, TrainedEpoch, Training
@@ -56,7 +57,7 @@ CHOSEN_BY = {
 # Settings of the data that are tested on.
 _DATA = ("dataset", "keypoints", "actions", "joints", "downsample")
 # Settings that say which batches an epoch has.
-_BATCHES = ("batch_size", "seed", "augment", "data_augmentation")
+_BATCHES = ("batch_size", "epoch_poses", "seed", "augment", "data_augmentation")
 _SNAPSHOT = "fixed epoch (no choice on test subjects)"
 
 
@@ -101,23 +102,30 @@ class RunDescription:
         model: the arguments of the network.
         dataset: name, keypoints and training subjects of the data.
         options: the settings, see ``training.settings.settings_of``.
+        persons: statistics of the training persons, ``PersonStatistics.plain``.
     """
 
     model: dict[str, Any]
     dataset: dict[str, Any]
     options: dict[str, Any]
+    persons: dict[str, Any] | None = None
 
     @classmethod
     def of(
-        cls, args: argparse.Namespace, model: dict[str, Any], subjects: Sequence[str]
+        cls,
+        args: argparse.Namespace,
+        model: dict[str, Any],
+        subjects: Sequence[str],
+        persons: PersonStatistics,
     ) -> "RunDescription":
         """
         Args:
             model: the arguments of the network.
             subjects: trained on.
+            persons: statistics of them.
         """
         data = {"name": args.dataset, "keypoints": args.keypoints, "train_subjects": list(subjects)}
-        return cls(model, data, settings_of(args))
+        return cls(model, data, settings_of(args), persons.plain())
 
 
 class RunFolder:
@@ -285,6 +293,10 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         if self.files:
             self.files.release()
+
+    def describe_persons(self, persons: PersonStatistics) -> None:
+        """Let the checkpoints that follow hold other statistics of the training persons."""
+        self.description = replace(self.description, persons=persons.plain())
 
     def save(self, files: dict[str, bytes]) -> None:
         """Write files to the run's folder, see ``RunFiles.save``. After the last epoch the report

@@ -14,9 +14,10 @@ from common.errors import UserError
 from common.input_view import InputView
 from common.parser import Parser
 from common.skeleton import SKELETONS
+from common.told_channels import ToldChannels
 from data.datasets import DATASETS
 from data.pose_dataset import select_actions
-from models.build import DEFAULT, MODELS, default_arguments
+from models.build import DEFAULT, INPUT_ARGUMENTS, MODELS, default_arguments
 from training.checkpoint import Source
 from training.find_run import NO_RUN, find_run, runs_folder
 from training.published_flags import inert_names, warning_of_inert_flags
@@ -32,8 +33,6 @@ from training.schedule import check_schedule
 # Arguments of networks; those that are settings too choose the network.
 _OF_NETWORK = {name for model in MODELS for name in default_arguments(model)}
 _OLD_SEEDS = 2**40  # below what overflows where the order of an epoch is drawn
-# Settings of what a network is given of the 2D joints.
-_OF_INPUT = ("camera_rays", "root_view")
 _NON_LOCAL = {"main_gcn": "grouped", "main_graph": "embedded"}
 # The weight decay of an optimiser where none is given: the default of torch's AdamW, and that of
 # the published SGD. Adam has none.
@@ -341,7 +340,7 @@ def checkpoint_settings(
     found = published_settings(script, shown.get("model", DEFAULT)) | shown | options
     if resume and options:
         return found
-    kept = {"model", "joints", *_OF_NETWORK, *_OF_INPUT, *(("flip_test",) if options else ())}
+    kept = {"model", "joints", *_OF_NETWORK, *INPUT_ARGUMENTS, *(("flip_test",) if options else ())}
     return {key: value for key, value in found.items() if key in kept}
 
 
@@ -354,7 +353,7 @@ def _shown_settings(script: str, path: str, found: dict[str, Any]) -> dict[str, 
         raise UserError(
             f"{path} has {block} non-local blocks, which are those of {other[block]}: use it"
         )
-    shown = {key: value for key, value in found.items() if key in {*_OF_NETWORK, *_OF_INPUT}}
+    shown = {key: value for key, value in found.items() if key in {*_OF_NETWORK, *INPUT_ARGUMENTS}}
     shown["non_local"] = block is not None
     for key, value, choices in (
         ("model", found.get("name", DEFAULT), [*MODELS]),
@@ -389,13 +388,19 @@ def model_arguments(args: argparse.Namespace, script: str) -> dict[str, Any]:
     """The arguments of ``models.build.build_model``, as checkpoints carry them."""
     given = vars(args) | {"non_local": _NON_LOCAL[script] if args.non_local else None}
     own = {key: given[key] for key in default_arguments(args.model) if key in given}
-    seen = {"in_dim": input_view(args).in_dim} | {key: given[key] for key in _OF_INPUT}
+    in_dim = input_view(args).in_dim + told_channels(args).count
+    seen = {"in_dim": in_dim} | {key: given[key] for key in INPUT_ARGUMENTS}
     return {"name": args.model, "joints": args.joints, "out_dim": 3} | own | seen
 
 
 def input_view(args: argparse.Namespace) -> InputView:
     """The form in which the network is given the 2D joints."""
     return InputView(args.camera_rays, args.root_view)
+
+
+def told_channels(args: argparse.Namespace) -> ToldChannels:
+    """What the network can be told beside them."""
+    return ToldChannels(args.tell_body, args.tell_gravity)
 
 
 def weight_decay(args: argparse.Namespace) -> float:

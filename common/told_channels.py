@@ -1,0 +1,76 @@
+"""Input channels that tell a network whose body it sees and where up is.
+
+They follow the channels of ``common.input_view`` and are zero for everything that is not known.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.input_view import rotate
+from common.person import Known, PersonStatistics
+
+_SCALE = 20.0  # bodies differ by some percent: this gives the channels the magnitude of the others
+
+
+@dataclass(frozen=True)
+class ToldChannels:
+    """What a network can be told; its checkpoints record it.
+
+    Attributes:
+        body: each joint has four more channels: the proportion of the bone that ends there, minus
+            the mean of the training persons, times 20 (0 at the root); 1 if it is known, else 0;
+            the size over the mean size, minus 1, times 20; 1 if it is known, else 0.
+        gravity: each joint has three more channels: the upward direction in the space of the input
+            view, a unit vector.
+    """
+
+    body: bool = False
+    gravity: bool = False
+
+    @property
+    def count(self) -> int:
+        """Channels of a joint."""
+        return 4 * self.body + 3 * self.gravity
+
+    def appended(
+        self,
+        inputs: Tensor,
+        known: Known | None,
+        rotation: Tensor | None,
+        statistics: PersonStatistics | None,
+    ) -> Tensor:
+        """The network's input (B, J, C) -> the same with the channels behind it.
+
+        Args:
+            known: of the B poses; None where nothing is.
+            rotation: (B, 3, 3) from camera space to that of the input view, None where it is that.
+            statistics: of the training persons; needed for ``body``.
+        """
+        known, channels = known or Known(), [inputs]
+        if self.body:
+            channels += self._of_body(inputs, known, statistics)
+        if self.gravity:
+            up = inputs.new_full((len(inputs), 3), torch.nan) if known.up is None else known.up
+            turned = rotate(up.unsqueeze(1), rotation).nan_to_num()
+            channels.append(turned.expand(-1, inputs.shape[1], -1))
+        return torch.cat(channels, dim=2)
+
+    def _of_body(self, inputs: Tensor, known: Known, statistics: PersonStatistics) -> list[Tensor]:
+        batch, joints, _ = inputs.shape
+        means = inputs.new_tensor([1.0, *statistics.proportions])
+        proportions, size = means.new_full((batch, joints), torch.nan), known.size
+        if known.proportions is not None:
+            # The root has no bone. NaN says there as well that the pose's body is not known.
+            root = 1 + 0 * known.proportions[:, :1]
+            proportions = torch.cat([root, known.proportions], dim=1) - means
+        if size is None:
+            size = means.new_full((batch,), torch.nan)
+        size = (size / statistics.size - 1).unsqueeze(1).expand(-1, joints)
+        return [_with_flag(_SCALE * values) for values in (proportions, size)]
+
+
+def _with_flag(values: Tensor) -> Tensor:
+    """Values (B, J) -> (B, J, 2): themselves, or 0 where they are NaN; and 1, or 0 there."""
+    return torch.stack([values.nan_to_num(), (~values.isnan()).to(values.dtype)], dim=2)
