@@ -37,7 +37,7 @@ from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
 from training.lifter import Lifter
-from training.predicting import FILTERS, Told, predict_track, smoothed
+from training.predicting import FILTERS, Given, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
 WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "mocap.pth.tar"
@@ -48,7 +48,7 @@ _PIXELS = whole(1, 10**6)
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
-    told = Told(args.fov, args.intrinsics, args.fps, args.person_height)
+    told = Given(args.fov, args.intrinsics, args.fps, args.person_height)
     told.check()
     lifter = Lifter.load(args.weights, args.flip_test, args.device)
     if args.stream:

@@ -12,13 +12,6 @@ _OFFSET = 0.18
 _TRUNK = ("Spine", "Thorax", "Neck/Nose", "Head")
 
 
-def bone_lengths(poses: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Poses (..., J, 3) -> lengths (..., J - 1) of the bones, in the order of ``Skeleton.bones``
-    and the unit of the poses."""
-    joints, parents = np.array(skeleton.bones()).T
-    return np.linalg.norm(poses[..., joints, :] - poses[..., parents, :], axis=-1)
-
-
 def standing_height(lengths: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """The height (...) of a person who stands upright, in metres, without shoes.
 

@@ -41,7 +41,7 @@ from tests.old_checkpoints import doubling, hostile_pickles, legacy_file, python
 from tools import sweep
 from tools.made_bodies import made_motion
 from training.lifter import Lifter, load_lifter
-from training.predicting import Told
+from training.predicting import Given
 from training.stream import Stream, lift_lines
 
 MIB = 2**20
@@ -377,7 +377,7 @@ def read_stream(path: Path) -> None:
     """Bad lines are answered by an error; the first of them is raised."""
     weights = path.with_name("whole.pth")
     weights.write_bytes(_first_checkpoint())
-    stream = Stream(Lifter.load(weights, device="cpu"), "coco17", None, Told(fov=50), False)
+    stream = Stream(Lifter.load(weights, device="cpu"), "coco17", None, Given(fov=50), False)
     answers: list[str] = []
     with path.open("rb") as lines:
         lift_lines(lines, answers.append, stream)

@@ -10,13 +10,14 @@ from torch import nn
 from common.camera import image_coordinates, project
 from common.errors import UserError
 from common.input_view import InputView
+from common.person import bone_lengths
 from common.skeleton import H36M_17
-from common.standing_height import bone_lengths, standing_height
+from common.standing_height import standing_height
 from models.build import build_model
 from tests import keypoint_writers as made
 from tools.made_bodies import made_motion
 from training.lifter import Lifter, load_lifter
-from training.predicting import Told
+from training.predicting import Given
 
 SIZE = (1000, 800)
 LENS = [900.0, 950.0, 520.0, 390.0, -0.2, 0.1, 0.0, 0.002, -0.001]
@@ -43,7 +44,7 @@ def scene() -> tuple[np.ndarray, np.ndarray, Lifter]:
     pose = (pose - pose[:, :1])[..., [0, 2, 1]] * np.array([1, -1, 1], np.float32)
     places = rng.uniform([-0.5, -0.2, 4], [0.5, 0.2, 5], (FRAMES, 1, 3)).astype(np.float32)
     absolute = torch.from_numpy(pose + places)
-    camera = Told(intrinsics=LENS).camera(SIZE)
+    camera = Given(intrinsics=LENS).camera(SIZE)
     pixels = image_coordinates(project(absolute, camera), *SIZE).numpy()
     lifter = Lifter(Oracle(torch.from_numpy(0.8 * pose)), {}, InputView(), H36M_17)
     return absolute.numpy(), pixels, lifter
@@ -55,7 +56,7 @@ def test_the_place_is_where_the_person_is(scene):
     assert found.absolute_3d.dtype == found.poses_3d.dtype == np.float32
     assert np.allclose(found.absolute_3d, 0.8 * absolute, atol=5e-3)  # smaller, and nearer
     assert np.allclose(found.absolute_3d - found.absolute_3d[:, :1], found.poses_3d, atol=1e-6)
-    lengths = np.median(bone_lengths(found.poses_3d, H36M_17), axis=0)
+    lengths = np.median(bone_lengths(torch.from_numpy(found.poses_3d), H36M_17).numpy(), axis=0)
     assert found.assumed == (
         f"a person who stands {standing_height(lengths, H36M_17):.2f} m tall, as the network sees "
         "it",
@@ -64,7 +65,7 @@ def test_the_place_is_where_the_person_is(scene):
 
 def test_a_height_gives_poses_and_place_their_size(scene):
     absolute, pixels, lifter = scene
-    true_lengths = np.median(bone_lengths(absolute, H36M_17), axis=0)
+    true_lengths = np.median(bone_lengths(torch.from_numpy(absolute), H36M_17).numpy(), axis=0)
     height = float(standing_height(true_lengths, H36M_17))
     found = lifter(pixels, SIZE, "h36m17", intrinsics=LENS, person_height=height)
     assert found.assumed == () and np.allclose(found.absolute_3d, absolute, atol=5e-3)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
+from common.person import bone_lengths
 from common.skeleton import H36M_16, H36M_17
-from common.standing_height import bone_lengths, scale_to_height, standing_height
+from common.standing_height import scale_to_height, standing_height
 from data.npz_io import load_object_array
 from tests.conftest import ROOT
 
@@ -24,9 +26,9 @@ def test_the_height_is_the_stated_sum(skeleton):
 
 
 def test_lengths_are_those_between_a_joint_and_its_parent():
-    poses = np.random.default_rng(0).normal(size=(2, 3, 17, 3))
-    lengths = bone_lengths(poses, H36M_17)
-    assert lengths.shape == (2, 3, 16)
+    poses = np.random.default_rng(0).normal(size=(2, 17, 3))
+    lengths = bone_lengths(torch.from_numpy(poses), H36M_17).numpy()
+    assert lengths.shape == (2, 16)
     for place, (joint, parent) in enumerate(H36M_17.bones()):
         expected = np.sqrt(((poses[..., joint, :] - poses[..., parent, :]) ** 2).sum(axis=-1))
         assert np.allclose(lengths[..., place], expected)
@@ -39,7 +41,7 @@ def test_the_people_of_motion_capture_are_as_tall_as_their_legs_say():
     heights, by_legs = [], []
     for sequences in people.values():
         poses = np.concatenate([*sequences.values()])
-        lengths = np.median(bone_lengths(poses, H36M_17), axis=0)
+        lengths = np.median(bone_lengths(torch.from_numpy(poses), H36M_17).numpy(), axis=0)
         heights.append(standing_height(lengths, H36M_17))
         by_legs.append(lengths[[1, 2, 4, 5]].sum() / 2 / 0.491)
     assert len(heights) == 5

@@ -24,7 +24,7 @@ from common.parser import Parser
 from common.skeleton import H36M_17
 from common.visualize import check_picture_name
 from tools.made_bodies import standing_body
-from training.predicting import Told
+from training.predicting import Given
 
 _PICTURE = Path(__file__).resolve().parents[1] / "docs" / "coordinate_frames.png"
 _SIZE = (1280, 720)
@@ -44,7 +44,7 @@ def made_scene() -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
     right = right / right.norm()
     rotation = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=1)
     inside = world_to_camera(torch.from_numpy(joints), rotation, torch.from_numpy(_CAMERA))
-    screen = project(inside, Told(fov=_FOV).camera(_SIZE).double())
+    screen = project(inside, Given(fov=_FOV).camera(_SIZE).double())
     return joints, rotation, image_coordinates(screen, *_SIZE).numpy()
 
 

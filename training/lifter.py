@@ -23,7 +23,7 @@ from models.build import build_model
 from models.pose_refine import PoseRefine
 from training.acceleration import select_device
 from training.checkpoint import Source, build_saved, check_model, load_weights
-from training.predicting import Told, predict_track, smoothed
+from training.predicting import Given, predict_track, smoothed
 from training.published_files import load_model_file
 from training.settings import input_view, model_arguments, told_channels
 
@@ -108,7 +108,7 @@ class Lifter:
             format: which points these are: a word of ``data.keypoint_formats.FORMATS``, or "auto".
             smooth: "one_euro" filters the poses; needs ``fps``.
             told: ``fov``, ``intrinsics``, ``fps`` and ``person_height`` of
-                :class:`training.predicting.Told`.
+                :class:`training.predicting.Given`.
 
         Returns:
             Poses in metres and camera space, with everything that is known of them. Images in a
@@ -119,7 +119,7 @@ class Lifter:
                 told is impossible.
         """
         found = keypoints_of_array(keypoints, self.skeleton, format, size)
-        prediction = predict_track(self, found.tracks[0], found, Told(**told))
+        prediction = predict_track(self, found.tracks[0], found, Given(**told))
         return smoothed(prediction, smooth)
 
     @property

@@ -14,8 +14,9 @@ from torch import Tensor
 from common.camera import normalize_screen_coordinates, remove_distortion, solve_translation
 from common.errors import UserError
 from common.one_euro import OneEuro
+from common.person import bone_lengths
 from common.prediction import Prediction
-from common.standing_height import bone_lengths, scale_to_height, standing_height
+from common.standing_height import scale_to_height, standing_height
 from data.keypoints import Keypoints, Size, Track
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MIN_CUTOFF, _BETA = 1.0, 5.0
 
 
 @dataclass(frozen=True)
-class Told:
+class Given:
     """What a user tells of the camera and the person beside the 2D joints.
 
     Attributes:
@@ -99,7 +100,7 @@ def predict_track(
     lifter: Lifter,
     track: Track,
     found: Keypoints,
-    told: Told,
+    told: Given,
     follow: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
 ) -> Prediction:
     """Lift one person.
@@ -141,14 +142,15 @@ def predict_track(
 
 
 def _with_place(
-    prediction: Prediction, places: np.ndarray | None, lifter: Lifter, told: Told
+    prediction: Prediction, places: np.ndarray | None, lifter: Lifter, told: Given
 ) -> Prediction:
     """The same in the size of the person, and where the person is, if the camera is known.
 
     Args:
         places: (T, 3) of the hip, metres, camera space; None if the camera is not known.
     """
-    lengths = np.median(bone_lengths(prediction.poses_3d, lifter.skeleton), axis=0)
+    bones = bone_lengths(torch.from_numpy(prediction.poses_3d), lifter.skeleton)
+    lengths = np.median(bones.numpy(), axis=0)
     assumed, scale = [], 1.0
     if not told.camera_is_known and lifter.input_view.uses_intrinsics:
         assumed.append(f"a horizontal field of view of {_FOV:g} degrees")

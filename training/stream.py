@@ -19,7 +19,7 @@ from data.keypoints import (
     keypoints_of_array,
 )
 from training.lifter import Lifter
-from training.predicting import Smoother, Told, predict_track
+from training.predicting import Given, Smoother, predict_track
 
 _LONGEST_LINE = 2**20  # bytes
 
@@ -42,7 +42,7 @@ class Stream:
     """
 
     def __init__(
-        self, lifter: Lifter, word: str, size: Size | None, told: Told, smooth: bool
+        self, lifter: Lifter, word: str, size: Size | None, told: Given, smooth: bool
     ) -> None:
         """
         Args:
