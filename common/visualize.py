@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from common.clip import Clip
+from common.draw import DPI, LEFT, MIDDLE, RIGHT, Still, sheet
 from common.errors import UserError
 from common.files import atomic_write
 from common.skeleton import Skeleton
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_RIGHT, _LEFT, _MIDDLE = "tab:red", "tab:blue", "0.3"
 _FORMATS = (".png", ".pdf", ".svg", ".jpg")
 
 
@@ -143,7 +144,7 @@ def save_point_sets(path: Path, sets: Sequence[PointSet]) -> None:
             inset.margins(0.25)
     for axes in list(figure.axes)[len(sets) :]:
         axes.set_axis_off()
-    figure.suptitle("the person's right side red, left side blue; rings: made of points")
+    figure.suptitle("the person's left side blue, right side orange; rings: made of points")
     _save(figure, path)
 
 
@@ -155,7 +156,7 @@ def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
     def colour(*of: str) -> str:
         sides = {"left" in name or name[0] == "L" for name in of}
         middle = not all(re.search(r"left|right|^[LR](?=[A-Z])", name) for name in of)
-        return _MIDDLE if middle or len(sides) > 1 else _LEFT if sides.pop() else _RIGHT
+        return MIDDLE if middle or len(sides) > 1 else LEFT if sides.pop() else RIGHT
 
     for one, other in shown.limbs:
         if one in names and other in names:
@@ -164,7 +165,7 @@ def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
     for name in names:
         x, y, number = shown.points[name]
         axes.plot(x, y, "o", color=colour(name), markersize=3.5)
-        outward = -1 if colour(name) == _RIGHT else 1
+        outward = -1 if colour(name) == RIGHT else 1
         axes.annotate(
             str(number), (x, y), (4 * outward, 0), textcoords="offset points", fontsize=7,
             ha="left" if outward > 0 else "right", va="center",
@@ -177,98 +178,42 @@ def save_poses(
     path: Path,
     inputs_2d: Tensor,
     predictions: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     titles: Sequence[str],
     skeleton: Skeleton,
+    up: Tensor | None = None,
 ) -> None:
-    """Plot 2D input, prediction and target side by side, one row for each pose.
+    """Draw the 2D input, and the prediction over the target from the camera and from the side; one
+    row a pose.
 
     Args:
         inputs_2d: (N, J, 2) normalised screen coordinates.
-        predictions, targets: (N, J, 3) metres, camera space, root at zero.
+        predictions, targets: (N, J, 3) metres, camera space, root at zero; without targets None.
         titles: N titles of the rows.
+        up: (N, 3) upward directions in camera space; None: the cameras were level.
     """
-
-    def draw(row: int, spaces: list[Axes]) -> None:
-        error = 1000 * (predictions[row] - targets[row]).norm(dim=-1).mean().item()
-        names = (f"prediction ({error:.0f} mm)", "truth")
-        for axes, pose, name in zip(spaces, (predictions[row], targets[row]), names, strict=True):
-            _draw_3d(axes, pose, targets[row], skeleton)
-            axes.set_title(name, fontsize=9)
-
-    _save(_figure_of_rows(inputs_2d, titles, skeleton, draw), path)
+    stills = []
+    for i, title in enumerate(titles):
+        clip = Clip(
+            poses=predictions[i : i + 1].numpy(),
+            skeleton=skeleton,
+            fps=1.0,
+            truth=None if targets is None else targets[i : i + 1].numpy(),
+            keypoints=inputs_2d[i : i + 1].numpy(),
+            **({} if up is None else {"up": tuple(up[i].tolist())}),
+        )
+        if targets is not None:
+            error = 1000 * (predictions[i] - targets[i]).norm(dim=-1).mean().item()
+            title = f"{title}: {error:.0f} mm"
+        stills.append(Still(clip, 0, title))
+    _save(sheet(stills), path)
 
 
 def save_predictions(
     path: Path, inputs_2d: Tensor, predictions: Tensor, titles: Sequence[str], skeleton: Skeleton
 ) -> None:
-    """Plot the 2D input, and the prediction from the camera and from the side; one row a pose.
-
-    Args:
-        inputs_2d: (N, J, 2) normalised screen coordinates.
-        predictions: (N, J, 3) metres, camera space, root at zero.
-        titles: N titles of the rows.
-    """
-
-    def draw(row: int, spaces: list[Axes]) -> None:
-        views = ((-90, "from the camera"), (0, "from the side"))
-        for axes, (azimuth, name) in zip(spaces, views, strict=True):
-            _draw_3d(axes, predictions[row], predictions[row], skeleton)
-            axes.view_init(elev=6, azim=azimuth)
-            axes.set_xticklabels([])  # the labels would be upside down in one of the views
-            axes.set_title(name, fontsize=9)
-
-    _save(_figure_of_rows(inputs_2d, titles, skeleton, draw), path)
-
-
-def _figure_of_rows(
-    inputs_2d: Tensor,
-    titles: Sequence[str],
-    skeleton: Skeleton,
-    draw: Callable[[int, list[Axes]], None],
-) -> Figure:
-    """A figure with one row for each pose: its 2D input, and two 3D axes that ``draw`` fills."""
-    count = len(titles)
-    figure = _new_figure(figsize=(9, 3.1 * count), layout="constrained")
-    for row, title in enumerate(titles):
-        flat = figure.add_subplot(count, 3, 3 * row + 1)
-        _draw_2d(flat, inputs_2d[row], skeleton)
-        flat.set_title(f"2D input: {title}", fontsize=9)
-        places = (3 * row + 2, 3 * row + 3)
-        draw(row, [figure.add_subplot(count, 3, place, projection="3d") for place in places])
-    figure.suptitle("right side red, left side blue; 3D in metres, root at zero", fontsize=10)
-    return figure
-
-
-def _coloured_bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
-    """(joint, parent, colour) of each bone."""
-    left, right = set(skeleton.joints_left), set(skeleton.joints_right)
-    return [
-        (joint, parent, _LEFT if joint in left else _RIGHT if joint in right else _MIDDLE)
-        for joint, parent in skeleton.bones()
-    ]
-
-
-def _draw_2d(axes: Axes, pose: Tensor, skeleton: Skeleton) -> None:
-    for joint, parent, colour in _coloured_bones(skeleton):
-        (x0, y0), (x1, y1) = pose[joint].tolist(), pose[parent].tolist()
-        axes.plot([x0, x1], [y0, y1], color=colour, marker=".", markersize=4)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.invert_yaxis()  # image rows grow downwards
-    axes.tick_params(labelsize=6)
-
-
-def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> None:
-    # Camera space (x right, y down, z forward) is plotted as x, z, -y, so that up points upwards.
-    for joint, parent, colour in _coloured_bones(skeleton):
-        (x0, y0, z0), (x1, y1, z1) = pose[joint].tolist(), pose[parent].tolist()
-        axes.plot([x0, x1], [z0, z1], [-y0, -y1], color=colour, marker=".", markersize=3)
-    reach = truth.abs().max().item()
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
-    axes.set_box_aspect((1, 1, 1))
-    axes.view_init(elev=12, azim=-65)
-    axes.tick_params(labelsize=5, pad=-3)
-    axes.set_yticklabels([])  # at this angle the labels of the depth axis would overlap
+    """:func:`save_poses` without targets."""
+    save_poses(path, inputs_2d, predictions, None, titles, skeleton)
 
 
 def _new_figure(**options: Any) -> Figure:
@@ -280,4 +225,4 @@ def _new_figure(**options: Any) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=120)
+        figure.savefig(partial, dpi=DPI)

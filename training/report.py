@@ -353,7 +353,8 @@ def _draw_poses(path: Path, pose_of: Callable[[PoseBatch], Tensor], test_set: Po
     ]
     poses = root_centred(pose_of(batch)).cpu()
     targets = batch.targets_3d.cpu()
-    save_poses(path, batch.inputs_2d.cpu(), poses, targets, titles, test_set.skeleton)
+    inputs, up = batch.inputs_2d.cpu(), batch.up.cpu()
+    save_poses(path, inputs, poses, targets, titles, test_set.skeleton, up)
 
 
 def root_errors(
