@@ -3,6 +3,7 @@ programs; the suffix of the file's name says which."""
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,24 @@ from common.progress import follow
 _GIF_FPS = 15  # at most
 _GIF_COLOURS = 64
 _ROWS = 4  # poses of a picture
+_MACRO_BLOCK = 2  # H.264 wants even sizes
 STILLS = (".png", ".pdf", ".svg", ".jpg")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How pictures are written.
+
+    Attributes:
+        scale: of their size.
+        bitrate: of mp4, 1000 bits a second; None is a quality.
+    """
+
+    scale: float = 1.0
+    bitrate: int | None = None
+
+
+_USUAL = Style()
 
 
 def check_clip_name(flag: str, path: str | Path) -> None:
@@ -34,16 +52,16 @@ def check_clip_name(flag: str, path: str | Path) -> None:
         require("imageio_ffmpeg")
 
 
-def write_clip(path: Path, clip: Clip) -> None:
+def write_clip(path: Path, clip: Clip, style: Style = _USUAL) -> None:
     """Write a clip whole or not at all, in the format of the name's suffix.
 
     Raises:
         UserError: the file cannot be written.
     """
-    WRITERS[path.suffix](path, clip)
+    WRITERS[path.suffix](path, clip, style)
 
 
-def _write_still(path: Path, clip: Clip) -> None:
+def _write_still(path: Path, clip: Clip, style: Style) -> None:
     """A few of the poses, spread evenly."""
     chosen = np.unique(np.linspace(0, len(clip) - 1, _ROWS).astype(int)).tolist()
     name = f"{clip.title}, " if clip.title else ""
@@ -51,18 +69,18 @@ def _write_still(path: Path, clip: Clip) -> None:
     stills = [draw.Still(part, i, f"{name}image {part.number(i)}") for i in range(len(part))]
     figure = draw.sheet(stills)
     with atomic_write(path) as partial:
-        figure.savefig(partial)
+        figure.savefig(partial, dpi=style.scale * draw.DPI)
 
 
-def _pictures(clip: Clip, step: int = 1) -> Iterator[np.ndarray]:
+def _pictures(clip: Clip, style: Style, step: int = 1) -> Iterator[np.ndarray]:
     indices = range(0, len(clip), step)
-    return follow(draw.pictures(clip, indices), "drawing", len(indices), "image")
+    return follow(draw.pictures(clip, indices, style.scale), "drawing", len(indices), "image")
 
 
-def _write_gif(path: Path, clip: Clip) -> None:
+def _write_gif(path: Path, clip: Clip, style: Style) -> None:
     step = math.ceil(clip.fps / _GIF_FPS)
     with atomic_write(path) as partial, partial.open("wb") as file:
-        write_gif(file, _pictures(clip, step), clip.fps / step)
+        write_gif(file, _pictures(clip, style, step), clip.fps / step)
 
 
 def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> None:
@@ -90,13 +108,18 @@ def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> Non
     file.write(b";")
 
 
-def _write_mp4(path: Path, clip: Clip) -> None:
-    pictures = _pictures(clip)
+def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
+    pictures = _pictures(clip, style)
     first = next(pictures)
     size = first.shape[1], first.shape[0]
     with atomic_write(path) as partial:
         writer = require("imageio_ffmpeg").write_frames(
-            str(partial), size, fps=clip.fps, macro_block_size=2, ffmpeg_log_level="error"
+            str(partial),
+            size,
+            fps=clip.fps,
+            bitrate=style.bitrate and f"{style.bitrate}k",
+            macro_block_size=_MACRO_BLOCK,
+            ffmpeg_log_level="error",
         )
         writer.send(None)
         writer.send(first.tobytes())
@@ -105,15 +128,15 @@ def _write_mp4(path: Path, clip: Clip) -> None:
         writer.close()
 
 
-def _write_html(path: Path, clip: Clip) -> None:
+def _write_html(path: Path, clip: Clip, style: Style) -> None:
     write_bytes(path, viewer.page(clip).encode())
 
 
-def _write_bvh(path: Path, clip: Clip) -> None:
+def _write_bvh(path: Path, clip: Clip, style: Style) -> None:
     write_bytes(path, bvh.to_bvh(clip).encode())
 
 
-WRITERS: dict[str, Callable[[Path, Clip], None]] = {
+WRITERS: dict[str, Callable[[Path, Clip, Style], None]] = {
     **dict.fromkeys(STILLS, _write_still),
     ".gif": _write_gif,
     ".mp4": _write_mp4,

@@ -30,7 +30,8 @@ _ELEVATION = 10.0  # degrees
 _SQUARE = 0.5  # metres, of the floor
 _MARGIN = 0.12  # metres around the person
 _ROW = (8.0, 3.0)  # inches
-_TITLE = {"fontsize": 9, "ha": "center", "va": "bottom"}
+_TITLE = {"fontsize": 8, "va": "bottom"}
+_LETTERS = 46  # of a title that is not cut
 DPI = 120
 
 
@@ -59,7 +60,7 @@ class PoseRow:
         self.drawn: list[Any] = []
         self._set_limits()
         for space, name in zip(self._spaces, _VIEWS, strict=True):
-            space.text(0.5, 1.01, name, transform=space.transAxes, **_TITLE)
+            space.text(0.5, 1.01, name, transform=space.transAxes, ha="center", **_TITLE)
 
     def _set_limits(self) -> None:
         """Make room for all poses of the clip, and fill the axes."""
@@ -87,16 +88,18 @@ class PoseRow:
         """
         for artist in self.drawn:
             artist.remove()
+        if len(title) > _LETTERS:
+            title = f"{title[: _LETTERS // 2]}…{title[-_LETTERS // 2 :]}"
         # A file's name may hold a dollar sign, which would start a formula.
-        self.drawn = [self._flat.text(0.5, 1.01, title, parse_math=False, **_TITLE,
-                                      transform=self._flat.transAxes)]  # fmt: skip
+        place = {"transform": self._flat.transAxes, "parse_math": False, "clip_on": False}
+        self.drawn = [self._flat.text(0, 1.01, title, **_TITLE, **place)]
         if self._clip.keypoints is not None:
             self._draw_2d(index)
         for axes, angle in zip(self._spaces, _VIEWS.values(), strict=True):
             centre = self._poses[index, 0] * (1, 0, 1)
             self._draw_floor(axes, centre, angle)
             if self._truth is not None:
-                self._draw_bones(axes, seen(self._truth[index] - centre, angle), TRUTH, 5)
+                self._draw_bones(axes, seen(self._truth[index] - centre, angle), TRUTH, 4.5)
             self._draw_bones(axes, seen(self._poses[index] - centre, angle), self._colours, 2.2)
 
     def _draw_2d(self, index: int) -> None:
@@ -175,11 +178,12 @@ def sheet(stills: Sequence[Still]) -> Figure:
     return figure
 
 
-def pictures(clip: Clip, indices: Sequence[int]) -> Iterator[np.ndarray]:
+def pictures(clip: Clip, indices: Sequence[int], scale: float = 1.0) -> Iterator[np.ndarray]:
     """An RGB picture (height, width, 3) uint8 of each pose, made when it is asked for."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure, (axes,) = _figure(1)
+    figure.set_dpi(scale * DPI)
     canvas, row = FigureCanvasAgg(figure), PoseRow(axes, clip)
     _write_legend(figure, clip.truth is not None)
     canvas.draw()
