@@ -64,23 +64,22 @@ class Clip:
     def standing(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Poses and truth (T, J, 3) in upright coordinates, with the floor at y = 0.
 
-        Where the person's place is known, the floor lies at the lowest joints of the clip, and x
-        and z are 0 at the root's mean. Where it is not, x and z of the root are 0, and the lowest
-        joint of each pose stands on the floor: a jump cannot be seen. The truth has the place of
-        the pose.
+        Where the person's place is known, the floor lies at the lowest joints of the clip (of the
+        truth, if there is one), and x and z are 0 at the root's mean. Where it is not, x and z of
+        the root are 0, and the lowest joint of each pose stands on the floor: a jump cannot be
+        seen. The truth has the place of the pose.
         """
         turn = upright_rotation(self.up)
         pose = (self.poses if self.absolute is None else self.absolute) @ turn.T
+        truth = None if self.truth is None else self.truth @ turn.T + pose[:, :1]
         if self.absolute is None:
-            root = -pose[:, :, 1].min(axis=1)[:, None] * np.array([0.0, 1.0, 0.0])
+            shift = -pose[:, :, 1].min(axis=1)[:, None] * np.array([0.0, 1.0, 0.0])
         else:
-            middle = np.nanmean(pose[:, 0], axis=0)
-            middle[1] = np.nanpercentile(pose[:, :, 1].min(axis=1), _FLOOR_SHARE)
-            root = np.broadcast_to(-middle, (len(pose), 3))
-        pose = pose + root[:, None]
-        if self.truth is None:
-            return pose, None
-        return pose, self.truth @ turn.T + pose[:, :1]
+            lowest = (pose if truth is None else truth)[..., 1].min(axis=1)
+            shift = -np.nanmean(pose[:, :1], axis=0)
+            shift[:, 1] = -np.nanpercentile(lowest, _FLOOR_SHARE)
+        pose = pose + shift[:, None]
+        return pose, None if truth is None else truth + shift[:, None]
 
 
 def upright_rotation(up: tuple[float, float, float]) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from common.clip import Clip
@@ -103,6 +104,93 @@ def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleto
         axes.set_yticks(places, skeleton.names, fontsize=5)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
+    figure.colorbar(image, ax=grid, shrink=0.6, aspect=40)
+    _save(figure, path)
+
+
+def save_errors(
+    path: Path, errors: Tensor, actions: Tensor, names: Sequence[str], skeleton: Skeleton
+) -> None:
+    """Plot the mean error of each joint in each action, and the share of poses below each error.
+
+    Args:
+        errors: (N, J) distances, mm.
+        actions: (N,) indices into the names.
+        names: of the actions; those without poses are left out.
+    """
+    figure = _new_figure(figsize=(12, 2 + 0.3 * len(names)), layout="constrained")
+    grid, share = figure.subplots(1, 2, width_ratios=(2, 1))
+    found = [i for i in range(len(names)) if (actions == i).any()]
+    means = torch.stack([errors[actions == i].mean(dim=0) for i in found])
+    image = grid.imshow(means.tolist(), cmap="viridis", aspect="auto", vmin=0)
+    grid.set_xticks(range(skeleton.num_joints), skeleton.names, rotation=90, fontsize=7)
+    grid.set_yticks(range(len(found)), [names[i] for i in found], fontsize=7)
+    for i, row in enumerate(means.tolist()):
+        for j, value in enumerate(row):
+            colour = "white" if value < 0.6 * means.max() else "black"
+            grid.text(j, i, f"{value:.0f}", color=colour, fontsize=6, ha="center", va="center")
+    grid.set_title("mean error (mm)", fontsize=9)
+    figure.colorbar(image, ax=grid)
+    poses = errors.mean(dim=1).sort().values
+    share.plot(poses.tolist(), torch.linspace(0, 100, len(poses)).tolist(), color=LEFT)
+    for percent in (50, 95):
+        value = float(poses.quantile(percent / 100))
+        share.axvline(value, color="0.6", linestyle=":")
+        share.text(value, 2, f" {percent}%: {value:.0f} mm", fontsize=7, rotation=90, va="bottom")
+    share.set(xlabel="MPJPE of a pose (mm)", ylabel="poses below (%)", ylim=(0, 100))
+    share.set_xlim(left=0)
+    share.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_learning_curves(path: Path, groups: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
+    """Plot test errors over the epochs: a thin line for each run, the mean of a group, and its
+    sample standard deviation where it has several runs.
+
+    Args:
+        groups: {title: the runs, each {epoch: MPJPE in mm}}; the mean is over the epochs that all
+            runs of a group have.
+    """
+    figure = _new_figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (title, runs) in enumerate(groups.items()):
+        colour = f"C{number % 10}"
+        for run in runs:
+            axes.plot([*run], [*run.values()], color=colour, alpha=0.35, linewidth=0.8)
+        epochs = sorted(set.intersection(*(set(run) for run in runs)))
+        values = torch.tensor([[run[epoch] for epoch in epochs] for run in runs])
+        mean, label = values.mean(dim=0), title
+        if len(runs) > 1:
+            spread = values.std(dim=0)
+            low, high = (mean - spread).tolist(), (mean + spread).tolist()
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15)
+            label = f"{title} ({len(runs)} runs: {mean[-1]:.1f} ± {spread[-1]:.1f})"
+        axes.plot(epochs, mean.tolist(), color=colour, label=label.replace("$", r"\$"))
+    axes.set(xlabel="epoch", ylabel="MPJPE (mm)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def save_modulations(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleton) -> None:
+    """Plot weight modulations M (J, C), a panel for each layer, with a common colour scale around
+    one, where M changes nothing.
+
+    Args:
+        panels: {title: M}.
+    """
+    figure = _new_figure(figsize=(9, 1.9 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False)
+    reach = max((panel - 1).abs().max().item() for panel in panels.values()) or 1.0
+    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=True):
+        image = axes.imshow(
+            panel.tolist(), cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach, aspect="auto"
+        )
+        axes.set_title(title, fontsize=8)
+        axes.set_yticks(range(skeleton.num_joints), skeleton.names, fontsize=5)
+        axes.tick_params(axis="x", labelsize=6)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(image, ax=grid, shrink=0.6, aspect=40)
     _save(figure, path)
 

@@ -38,7 +38,7 @@ from tests import h36m_miniature as mini
 from tests import keypoint_writers
 from tests import mocap_miniature as mocap
 from tests.old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
-from tools import sweep
+from tools import plot, sweep
 from tools.made_bodies import made_motion
 from training.lifter import load_lifter
 
@@ -432,6 +432,9 @@ READERS = {
     "keypoints-openpose": Reader(
         functools.partial(keypoint_files, ".json"),
         lambda path: read_keypoint_folder(path, "_keypoints.json"), 2_000,
+    ),
+    "log-csv": Reader(
+        lambda folder: [b"epoch,loss,mpjpe_mm\n1,0.5,60.25\n2,0.25,50\n"], plot.read_log, 2_000
     ),
     "results-json": Reader(json_of(RESULTS), gather, 1_500),
     "sweep-spec": Reader(json_of(SPEC, GRID), plan_sweep, 1_500),

@@ -74,7 +74,8 @@ def test_it_plays_scrubs_and_slows_down(shown):
     assert shows.run("return document.getElementById('number').textContent") == "image 0 of 39"
     shows.run("play(true); passed = 3 / 30; before = 0; return 0")
     assert (
-        shows.run("return state.playing && document.getElementById('play').textContent") == "Pause"
+        shows.run("draw(); return state.playing && document.getElementById('play').textContent")
+        == "Pause"
     )
     moved = (
         "return new Promise(done => { const at = state.image; const look = () => "
@@ -124,7 +125,7 @@ def test_two_fingers_zoom(shown):
 @NEEDS_BROWSER
 def test_it_follows_or_stands_still_and_compares(shown):
     shows, _ = shown
-    shows.run("state.zoom = 1; look('side'); go(3)")
+    shows.run("play(false); state.zoom = 1; look('side'); go(3)")
     for switch in ("follow", "truth"):
         before = picture(shows)
         assert picture(shows) == before
