@@ -22,7 +22,8 @@ class Clip:
         poses: (T, J, 3) metres, camera space, relative to the root.
         fps: poses a second.
         title: text that is shown, such as the name of the file of keypoints.
-        absolute: (T, J, 3) metres, camera space; None if the person's place is unknown.
+        absolute: (T, J, 3) metres, camera space; NaN where the person's place is unknown, None if
+            it always is.
         truth: (T, J, 3) metres, camera space, relative to the root; None if there is none.
         keypoints: (T, J, 2) the 2D joints, y down; None if there are none.
         size: width and height of the images in the unit of ``keypoints``; None if it is unknown.
@@ -70,16 +71,30 @@ class Clip:
         seen. The truth has the place of the pose.
         """
         turn = upright_rotation(self.up)
-        pose = (self.poses if self.absolute is None else self.absolute) @ turn.T
+        absolute = self._absolute_everywhere()
+        pose = (self.poses if absolute is None else absolute) @ turn.T
         truth = None if self.truth is None else self.truth @ turn.T + pose[:, :1]
-        if self.absolute is None:
+        if absolute is None:
             shift = -pose[:, :, 1].min(axis=1)[:, None] * np.array([0.0, 1.0, 0.0])
         else:
             lowest = (pose if truth is None else truth)[..., 1].min(axis=1)
-            shift = -np.nanmean(pose[:, :1], axis=0)
-            shift[:, 1] = -np.nanpercentile(lowest, _FLOOR_SHARE)
+            shift = -pose[:, :1].mean(axis=0)
+            shift[:, 1] = -np.percentile(lowest, _FLOOR_SHARE)
         pose = pose + shift[:, None]
         return pose, None if truth is None else truth + shift[:, None]
+
+    def _absolute_everywhere(self) -> np.ndarray | None:
+        """``absolute``, with the places that are not known between those that are; None if none
+        is."""
+        if self.absolute is None:
+            return None
+        known = np.isfinite(self.absolute).all(axis=(1, 2))
+        if not known.any():
+            return None
+        times = np.arange(len(known))
+        roots = [np.interp(times, times[known], self.absolute[known, 0, k]) for k in range(3)]
+        between = self.poses + np.stack(roots, axis=-1)[:, None]
+        return np.where(known[:, None, None], self.absolute, between)
 
 
 def upright_rotation(up: tuple[float, float, float]) -> np.ndarray:

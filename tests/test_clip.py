@@ -45,6 +45,20 @@ def test_a_known_place_is_kept_and_the_truth_goes_with_it():
     assert np.allclose(truth - pose[:, :1], clip.truth * (1, -1, -1), atol=1e-6)
 
 
+def test_an_unknown_place_is_between_the_known_ones():
+    clip = made_clip(placed=True)
+    known = clip.absolute.copy()
+    absolute = known.copy()
+    absolute[[2, 6]] = np.nan
+    pose, _ = made_clip(absolute=absolute).standing()
+    assert np.isfinite(pose).all()
+    middle = (known[1, 0] + known[3, 0]) / 2
+    assert np.allclose(pose[2, 0] - pose[1, 0], (middle - known[1, 0]) * (1, -1, -1), atol=1e-6)
+    assert np.allclose(pose[6, 0], pose[5, 0])
+    nowhere, _ = made_clip(absolute=np.full_like(known, np.nan)).standing()
+    assert np.array_equal(nowhere, made_clip().standing()[0])
+
+
 def test_a_part_is_of_the_same_images():
     clip = made_clip(frames=7, image=lambda number: number)
     part = clip.part([2, 5]).part([1])

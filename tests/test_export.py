@@ -9,7 +9,7 @@ import torch
 from common.camera import normalize_screen_coordinates
 from models.build import MODELS, build_model
 from models.pose_refine import PoseRefine
-from tools import export
+from tools import benchmark, export
 from training.lifter import load_lifter
 
 
@@ -107,3 +107,11 @@ def test_refinement(with_onnx, rays, suffix, checkpoint, call, tmp_path):
     path, out = checkpoint("mgcn", rays, refined=True), tmp_path / f"p.{suffix}"
     status, printed, err = call(export.main, path, "-o", out)
     assert (status, err) == (0, "") and "refined: true" in printed and "intrinsics: " in printed
+
+
+@pytest.mark.slow
+def test_the_speed_is_measured(with_onnx, call):
+    status, out, _ = call(benchmark.main, "--deploy", "-z", 4, "--turns", 1)
+    rows = [line.split() for line in out.splitlines()]
+    assert status == 0 and [row[-5] for row in rows[:2]] == ["torch", "onnxruntime"]
+    assert len(rows) == 6 and all(float(row[-1].replace(",", "")) > 0 for row in rows)

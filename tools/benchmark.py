@@ -6,6 +6,7 @@ python tools/benchmark.py --hid_dim 384 --embedded  the network for detected 2D
 python tools/benchmark.py --memory 527000         also loading time and peak memory at full size
 python tools/benchmark.py --scaling               speed against data, width, depth, joints, batch
 python tools/benchmark.py --recipe                cost of the components of --recipe strong
+python tools/benchmark.py --deploy                an exported network beside torch's, gif and page
 
 Both implementations run alternately in one process, on synthetic poses. Each figure is the median
 over the turns.
@@ -45,6 +46,7 @@ from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 from models.build import build_model
+from tools.deploy_speed import measure_deploy, print_deploy
 from tools.made_bodies import made_motion
 from tools.textbook import (
     TextbookDataset,
@@ -92,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.scaling:
         result |= measure_scaling(args)
         _print_scaling(result)
+    elif args.deploy:
+        result["deploy"] = measure_deploy(args.hid_dim, args.turns, _clock(args))
+        print_deploy(result["deploy"])
     elif args.recipe:
         result |= measure_recipe(args)
         _print_recipe(result)
@@ -144,6 +149,12 @@ def _build_parser() -> Parser:
         action="store_true",
         help="instead: measure training steps of --recipe strong by component, and estimate the "
         "time of the whole training",
+    )
+    parser.add_argument(
+        "--deploy",
+        action="store_true",
+        help="instead: measure the network in onnxruntime beside torch (requirements-export.txt), "
+        "and the writing of a clip",
     )
     parser.add_argument(
         "--threads", type=int, default=None, help="threads of torch (default: torch's choice)"
