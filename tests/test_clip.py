@@ -142,14 +142,14 @@ def test_an_animation_shows_every_picture(tmp_path: Path):
     assert took == 10 * round(100 * 5 / 15)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4", ".svg"])
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4"])
 def test_every_format_is_written(suffix, tmp_path):
     if suffix == ".mp4":
         pytest.importorskip("imageio_ffmpeg", reason="requirements-export.txt is not installed")
     clip = made_clip(frames=4, fps=30.0, image=lambda i: np.full((480, 640, 3), 50 * i, np.uint8))
     path = tmp_path / f"a{suffix}"
     write_clip(path, clip)
-    starts = {".png": b"\x89PNG", ".gif": b"GIF89a", ".svg": b"<?xml", ".mp4": b"\0\0\0"}
+    starts = {".png": b"\x89PNG", ".gif": b"GIF89a", ".mp4": b"\0\0\0"}
     assert path.read_bytes().startswith(starts[suffix])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     if suffix == ".gif":
