@@ -1,6 +1,7 @@
 """Networks for other programs."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ def checkpoint(tmp_path):
 def with_onnx():
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="requirements-export.txt is not installed")
+
+
+def first(results):
+    """The same function of the first coordinate, for all three."""
+    return lambda inputs: results(inputs[..., :1])
 
 
 def made_pixels(count: int) -> torch.Tensor:
@@ -84,9 +90,11 @@ def test_what_cannot_be_exported_is_refused(checkpoint, call, tmp_path, monkeypa
     assert ".onnx or .pt2" in refused(path, "-o", tmp_path / "p.txt")
     assert "leave out" in refused(path, "-o", out, "--no-input_view", "--flip_test")
     assert "no refinement" in refused(path, "-o", out, "--post_refine")
-    for wrong in (0.0, float("nan")):
-        results = (lambda path, *_: path.touch(), lambda path: lambda x: x[..., :1] + wrong)
-        monkeypatch.setitem(export._FORMATS, ".pt2", results)
+    for factor in (1.0, float("nan")):
+        results = partial(torch.mul, torch.tensor(factor))
+        monkeypatch.setitem(
+            export._FORMATS, ".pt2", (lambda path, *_: path.touch(), lambda _, r=results: first(r))
+        )
         assert "differs" in refused(path, "-o", out, "--no-input_view")
     assert not out.exists()
     out.touch()
