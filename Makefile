@@ -32,7 +32,7 @@ test: $(VENV)/.test-requirements
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --refusals=$(VENV)/refusals.tsv
 
-faults: $(VENV)/.test-requirements
+faults: $(VENV)/.export-requirements
 	$(VENV)/bin/python -m pytest -m slow
 	$(VENV)/bin/python -m tests.faults
 
@@ -49,7 +49,7 @@ coverage: $(VENV)/.test-requirements
 	$(VENV)/bin/coverage report --skip-covered
 	@for room in common data models training tools; do \
 	    echo "$$room: $$($(VENV)/bin/coverage report --include="$$room/*" --format=total)%"; done
-	@echo "scripts: $$($(VENV)/bin/coverage report --include="main_*.py,opt.py,predict.py" \
+	@echo "scripts: $$($(VENV)/bin/coverage report --include="main_*.py,opt.py,predict.py,viz.py" \
 	    --format=total)%"
 
 # MediaPipe's wheels end at Python 3.12. Its requirements are complete: what else its metadata asks
@@ -69,4 +69,8 @@ $(VENV)/.run-requirements: requirements.txt constraints.txt
 
 $(VENV)/.test-requirements: requirements-dev.txt $(VENV)/.run-requirements
 	$(VENV)/bin/python -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+$(VENV)/.export-requirements: requirements-export.txt $(VENV)/.test-requirements
+	$(VENV)/bin/python -m pip install --quiet -r requirements-export.txt -c constraints.txt
 	touch $@

@@ -83,7 +83,9 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
     if args.ray_fit:
         header.ray_fit = ray_fit_remark(lifter, args.keypoints)
-    report_test({"evaluated": lifter.tested_pose}, test_set, source, header, args.results)
+    report_test(
+        {"evaluated": lifter.tested_pose}, test_set, source, header, args.results, args.draw
+    )
 
 
 def train(
@@ -124,7 +126,7 @@ def train(
                 outlook.update(run.history[-1])
                 print(format_epoch(run.history[-1], args.epochs), flush=True)
                 between.after_epoch()
-        report_training(run, pose_of, test_set, header, args.results)
+        report_training(run, pose_of, test_set, header, args.results, args.draw)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

@@ -134,7 +134,7 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     poses_of = {"xyz": lifter.tested_pose}
     if lifter.post_refine:
         poses_of["post"] = lifter.refined_pose
-    report_test(poses_of, test_set, source, header, args.results)
+    report_test(poses_of, test_set, source, header, args.results, args.draw)
 
 
 def train(
@@ -184,7 +184,7 @@ def train(
                 outlook.update(run.history[-1])
                 print(format_epoch(run.history[-1], args.epochs), flush=True)
                 between.after_epoch()
-        report_training(run, pose_of, test_set, header, args.results)
+        report_training(run, pose_of, test_set, header, args.results, args.draw)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

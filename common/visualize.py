@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from common.clip import Clip
+from common.draw import DPI, LEFT, MIDDLE, RIGHT, Still, sheet
 from common.errors import UserError
 from common.files import atomic_write
 from common.skeleton import Skeleton
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_RIGHT, _LEFT, _MIDDLE = "tab:red", "tab:blue", "0.3"
 _FORMATS = (".png", ".pdf", ".svg", ".jpg")
 
 
@@ -106,6 +108,93 @@ def save_adjacencies(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleto
     _save(figure, path)
 
 
+def save_errors(
+    path: Path, errors: Tensor, actions: Tensor, names: Sequence[str], skeleton: Skeleton
+) -> None:
+    """Plot the mean error of each joint in each action, and the share of poses below each error.
+
+    Args:
+        errors: (N, J) distances, mm.
+        actions: (N,) indices into the names.
+        names: of the actions; those without poses are left out.
+    """
+    figure = _new_figure(figsize=(12, 2 + 0.3 * len(names)), layout="constrained")
+    grid, share = figure.subplots(1, 2, width_ratios=(2, 1))
+    found = [i for i in range(len(names)) if (actions == i).any()]
+    means = torch.stack([errors[actions == i].mean(dim=0) for i in found])
+    image = grid.imshow(means.tolist(), cmap="viridis", aspect="auto", vmin=0)
+    grid.set_xticks(range(skeleton.num_joints), skeleton.names, rotation=90, fontsize=7)
+    grid.set_yticks(range(len(found)), [names[i] for i in found], fontsize=7)
+    for i, row in enumerate(means.tolist()):
+        for j, value in enumerate(row):
+            colour = "white" if value < 0.6 * means.max() else "black"
+            grid.text(j, i, f"{value:.0f}", color=colour, fontsize=6, ha="center", va="center")
+    grid.set_title("mean error (mm)", fontsize=9)
+    figure.colorbar(image, ax=grid)
+    poses = errors.mean(dim=1).sort().values
+    share.plot(poses.tolist(), torch.linspace(0, 100, len(poses)).tolist(), color=LEFT)
+    for percent in (50, 95):
+        value = float(poses.quantile(percent / 100))
+        share.axvline(value, color="0.6", linestyle=":")
+        share.text(value, 2, f" {percent}%: {value:.0f} mm", fontsize=7, rotation=90, va="bottom")
+    share.set(xlabel="MPJPE of a pose (mm)", ylabel="poses below (%)", ylim=(0, 100))
+    share.set_xlim(left=0)
+    share.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_learning_curves(path: Path, groups: Mapping[str, Sequence[Mapping[int, float]]]) -> None:
+    """Plot test errors over the epochs: a thin line for each run, the mean of a group, and its
+    sample standard deviation where it has several runs.
+
+    Args:
+        groups: {title: the runs, each {epoch: MPJPE in mm}}; the mean is over the epochs that all
+            runs of a group have.
+    """
+    figure = _new_figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (title, runs) in enumerate(groups.items()):
+        colour = f"C{number % 10}"
+        for run in runs:
+            axes.plot([*run], [*run.values()], color=colour, alpha=0.35, linewidth=0.8)
+        epochs = sorted(set.intersection(*(set(run) for run in runs)))
+        values = torch.tensor([[run[epoch] for epoch in epochs] for run in runs])
+        mean, label = values.mean(dim=0), title
+        if len(runs) > 1:
+            spread = values.std(dim=0)
+            low, high = (mean - spread).tolist(), (mean + spread).tolist()
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15)
+            label = f"{title} ({len(runs)} runs: {mean[-1]:.1f} ± {spread[-1]:.1f})"
+        axes.plot(epochs, mean.tolist(), color=colour, label=label.replace("$", r"\$"))
+    axes.set(xlabel="epoch", ylabel="MPJPE (mm)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def save_modulations(path: Path, panels: Mapping[str, Tensor], skeleton: Skeleton) -> None:
+    """Plot weight modulations M (J, C), a panel for each layer, with a common colour scale around
+    one, where M changes nothing.
+
+    Args:
+        panels: {title: M}.
+    """
+    figure = _new_figure(figsize=(9, 1.9 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False)
+    reach = max((panel - 1).abs().max().item() for panel in panels.values()) or 1.0
+    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=True):
+        image = axes.imshow(
+            panel.tolist(), cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach, aspect="auto"
+        )
+        axes.set_title(title, fontsize=8)
+        axes.set_yticks(range(skeleton.num_joints), skeleton.names, fontsize=5)
+        axes.tick_params(axis="x", labelsize=6)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.colorbar(image, ax=grid, shrink=0.6, aspect=40)
+    _save(figure, path)
+
+
 @dataclass(frozen=True)
 class PointSet:
     """Named points of a person who faces the viewer, for :func:`save_point_sets`.
@@ -143,7 +232,7 @@ def save_point_sets(path: Path, sets: Sequence[PointSet]) -> None:
             inset.margins(0.25)
     for axes in list(figure.axes)[len(sets) :]:
         axes.set_axis_off()
-    figure.suptitle("the person's right side red, left side blue; rings: made of points")
+    figure.suptitle("the person's left side blue, right side orange; rings: made of points")
     _save(figure, path)
 
 
@@ -155,7 +244,7 @@ def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
     def colour(*of: str) -> str:
         sides = {"left" in name or name[0] == "L" for name in of}
         middle = not all(re.search(r"left|right|^[LR](?=[A-Z])", name) for name in of)
-        return _MIDDLE if middle or len(sides) > 1 else _LEFT if sides.pop() else _RIGHT
+        return MIDDLE if middle or len(sides) > 1 else LEFT if sides.pop() else RIGHT
 
     for one, other in shown.limbs:
         if one in names and other in names:
@@ -164,7 +253,7 @@ def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
     for name in names:
         x, y, number = shown.points[name]
         axes.plot(x, y, "o", color=colour(name), markersize=3.5)
-        outward = -1 if colour(name) == _RIGHT else 1
+        outward = -1 if colour(name) == RIGHT else 1
         axes.annotate(
             str(number), (x, y), (4 * outward, 0), textcoords="offset points", fontsize=7,
             ha="left" if outward > 0 else "right", va="center",
@@ -177,98 +266,42 @@ def save_poses(
     path: Path,
     inputs_2d: Tensor,
     predictions: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     titles: Sequence[str],
     skeleton: Skeleton,
+    up: Tensor | None = None,
 ) -> None:
-    """Plot 2D input, prediction and target side by side, one row for each pose.
+    """Draw the 2D input, and the prediction over the target from the camera and from the side; one
+    row a pose.
 
     Args:
         inputs_2d: (N, J, 2) normalised screen coordinates.
-        predictions, targets: (N, J, 3) metres, camera space, root at zero.
+        predictions, targets: (N, J, 3) metres, camera space, root at zero; without targets None.
         titles: N titles of the rows.
+        up: (N, 3) upward directions in camera space; None: the cameras were level.
     """
-
-    def draw(row: int, spaces: list[Axes]) -> None:
-        error = 1000 * (predictions[row] - targets[row]).norm(dim=-1).mean().item()
-        names = (f"prediction ({error:.0f} mm)", "truth")
-        for axes, pose, name in zip(spaces, (predictions[row], targets[row]), names, strict=True):
-            _draw_3d(axes, pose, targets[row], skeleton)
-            axes.set_title(name, fontsize=9)
-
-    _save(_figure_of_rows(inputs_2d, titles, skeleton, draw), path)
+    stills = []
+    for i, title in enumerate(titles):
+        clip = Clip(
+            poses=predictions[i : i + 1].numpy(),
+            skeleton=skeleton,
+            fps=1.0,
+            truth=None if targets is None else targets[i : i + 1].numpy(),
+            keypoints=inputs_2d[i : i + 1].numpy(),
+            **({} if up is None else {"up": tuple(up[i].tolist())}),
+        )
+        if targets is not None:
+            error = 1000 * (predictions[i] - targets[i]).norm(dim=-1).mean().item()
+            title = f"{title}: {error:.0f} mm"
+        stills.append(Still(clip, 0, title))
+    _save(sheet(stills), path)
 
 
 def save_predictions(
     path: Path, inputs_2d: Tensor, predictions: Tensor, titles: Sequence[str], skeleton: Skeleton
 ) -> None:
-    """Plot the 2D input, and the prediction from the camera and from the side; one row a pose.
-
-    Args:
-        inputs_2d: (N, J, 2) normalised screen coordinates.
-        predictions: (N, J, 3) metres, camera space, root at zero.
-        titles: N titles of the rows.
-    """
-
-    def draw(row: int, spaces: list[Axes]) -> None:
-        views = ((-90, "from the camera"), (0, "from the side"))
-        for axes, (azimuth, name) in zip(spaces, views, strict=True):
-            _draw_3d(axes, predictions[row], predictions[row], skeleton)
-            axes.view_init(elev=6, azim=azimuth)
-            axes.set_xticklabels([])  # the labels would be upside down in one of the views
-            axes.set_title(name, fontsize=9)
-
-    _save(_figure_of_rows(inputs_2d, titles, skeleton, draw), path)
-
-
-def _figure_of_rows(
-    inputs_2d: Tensor,
-    titles: Sequence[str],
-    skeleton: Skeleton,
-    draw: Callable[[int, list[Axes]], None],
-) -> Figure:
-    """A figure with one row for each pose: its 2D input, and two 3D axes that ``draw`` fills."""
-    count = len(titles)
-    figure = _new_figure(figsize=(9, 3.1 * count), layout="constrained")
-    for row, title in enumerate(titles):
-        flat = figure.add_subplot(count, 3, 3 * row + 1)
-        _draw_2d(flat, inputs_2d[row], skeleton)
-        flat.set_title(f"2D input: {title}", fontsize=9)
-        places = (3 * row + 2, 3 * row + 3)
-        draw(row, [figure.add_subplot(count, 3, place, projection="3d") for place in places])
-    figure.suptitle("right side red, left side blue; 3D in metres, root at zero", fontsize=10)
-    return figure
-
-
-def _coloured_bones(skeleton: Skeleton) -> list[tuple[int, int, str]]:
-    """(joint, parent, colour) of each bone."""
-    left, right = set(skeleton.joints_left), set(skeleton.joints_right)
-    return [
-        (joint, parent, _LEFT if joint in left else _RIGHT if joint in right else _MIDDLE)
-        for joint, parent in skeleton.bones()
-    ]
-
-
-def _draw_2d(axes: Axes, pose: Tensor, skeleton: Skeleton) -> None:
-    for joint, parent, colour in _coloured_bones(skeleton):
-        (x0, y0), (x1, y1) = pose[joint].tolist(), pose[parent].tolist()
-        axes.plot([x0, x1], [y0, y1], color=colour, marker=".", markersize=4)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.invert_yaxis()  # image rows grow downwards
-    axes.tick_params(labelsize=6)
-
-
-def _draw_3d(axes: Axes, pose: Tensor, truth: Tensor, skeleton: Skeleton) -> None:
-    # Camera space (x right, y down, z forward) is plotted as x, z, -y, so that up points upwards.
-    for joint, parent, colour in _coloured_bones(skeleton):
-        (x0, y0, z0), (x1, y1, z1) = pose[joint].tolist(), pose[parent].tolist()
-        axes.plot([x0, x1], [z0, z1], [-y0, -y1], color=colour, marker=".", markersize=3)
-    reach = truth.abs().max().item()
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
-    axes.set_box_aspect((1, 1, 1))
-    axes.view_init(elev=12, azim=-65)
-    axes.tick_params(labelsize=5, pad=-3)
-    axes.set_yticklabels([])  # at this angle the labels of the depth axis would overlap
+    """:func:`save_poses` without targets."""
+    save_poses(path, inputs_2d, predictions, None, titles, skeleton)
 
 
 def _new_figure(**options: Any) -> Figure:
@@ -280,4 +313,4 @@ def _new_figure(**options: Any) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=120)
+        figure.savefig(partial, dpi=DPI)

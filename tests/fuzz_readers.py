@@ -38,7 +38,7 @@ from tests import h36m_miniature as mini
 from tests import keypoint_writers
 from tests import mocap_miniature as mocap
 from tests.old_checkpoints import doubling, hostile_pickles, legacy_file, python2_file
-from tools import sweep
+from tools import plot, sweep
 from tools.made_bodies import made_motion
 from training.lifter import Lifter, load_lifter
 from training.predicting import Given
@@ -461,6 +461,9 @@ READERS = {
         lambda path: read_keypoint_folder(path, "_keypoints.json"), 2_000,
     ),
     "keypoints-stream": Reader(stream_lines, read_stream, 2_000),
+    "log-csv": Reader(
+        lambda folder: [b"epoch,loss,mpjpe_mm\n1,0.5,60.25\n2,0.25,50\n"], plot.read_log, 2_000
+    ),
     "results-json": Reader(json_of(RESULTS), gather, 1_500),
     "sweep-spec": Reader(json_of(SPEC, GRID), plan_sweep, 1_500),
     "main_gcn.py": Reader(

@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "training": {"common", "data", "models"},
     "opt.py": {"common", "data", "models", "training"},
     "predict.py": {"common", "data", "models", "training"},
+    "viz.py": {"common", "data", "models", "training"},
     "main_gcn.py": {"common", "data", "models", "training", "opt"},
     "main_graph.py": {"common", "data", "models", "training", "opt"},
     "tools": {"common", "data", "models", "training", "opt", "main_gcn", "main_graph"},

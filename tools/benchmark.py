@@ -7,6 +7,7 @@ python tools/benchmark.py --memory 527000         also loading time and peak mem
 python tools/benchmark.py --scaling               speed against data, width, depth, joints, batch
 python tools/benchmark.py --recipe                cost of the components of --recipe strong
 python tools/benchmark.py --to 65 -- --dataset hdm05 --epochs 10  poses and seconds to 65 mm
+python tools/benchmark.py --deploy                an exported network beside torch's, gif and page
 
 Both implementations run alternately in one process, on synthetic poses. Each figure is the median
 over the turns.
@@ -47,6 +48,7 @@ from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 from models.build import build_model
+from tools.deploy_speed import measure_deploy, print_deploy
 from tools.made_bodies import made_motion
 from tools.textbook import (
     TextbookDataset,
@@ -97,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.to is not None:
         result["to"] = time_to_error(args.to, args.flags)
         _print_time_to_error(result["to"])
+    elif args.deploy:
+        result["deploy"] = measure_deploy(args.hid_dim, args.turns, _clock(args))
+        print_deploy(result["deploy"])
     elif args.recipe:
         result |= measure_recipe(args)
         _print_recipe(result)
@@ -158,6 +163,12 @@ def _build_parser() -> Parser:
         "seconds its test has an MPJPE of at most MM",
     )
     parser.add_argument("flags", nargs="*", metavar="FLAG", help="of main_gcn.py, for --to")
+    parser.add_argument(
+        "--deploy",
+        action="store_true",
+        help="instead: measure the network in onnxruntime beside torch (requirements-export.txt), "
+        "and the writing of a clip",
+    )
     parser.add_argument(
         "--threads", type=int, default=None, help="threads of torch (default: torch's choice)"
     )

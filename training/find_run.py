@@ -14,6 +14,7 @@ STEP = "ckpt_step.pth.tar"
 NOT_FINITE = "not_finite_step_"  # a step that could not be taken
 OPTIONS, LOG = "options.json", "log.csv"
 PICTURES = CURVES, POSES = "curves.png", "poses.png"
+POSES_BY_ERROR = "poses_by_error.png"  # only with --draw
 NO_RUN = ""  # what "--resume auto" stands for where there is no run
 
 

@@ -24,7 +24,7 @@ from models.pose_refine import PoseRefine
 from training.acceleration import select_device
 from training.checkpoint import Source, build_saved, check_model, load_weights
 from training.predicting import Given, predict_track, smoothed
-from training.published_files import load_model_file
+from training.published_files import load_model_file, load_model_folder
 from training.settings import input_view, model_arguments, told_channels
 
 # --ray_fit: the standard deviation of the 2D joints in screen units, by their source. 0 is exact.
@@ -187,13 +187,23 @@ class Lifter:
 
     def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
         """Poses (B, J, 3) in camera space -> refined ones."""
-        depth = batch.root_3d[:, 2]
-        if not self.true_root_depth:
+        depth = batch.root_3d[:, 2] if self.true_root_depth else None
+        return self.refine_at(pose, batch.inputs_2d, batch.intrinsics, depth)
+
+    def refine_at(
+        self, pose: Tensor, screen: Tensor, intrinsics: Tensor, depth: Tensor | None
+    ) -> Tensor:
+        """Poses (B, J, 3) in camera space with their 2D joints (B, J, 2) and intrinsics (B, 9) ->
+        refined ones.
+
+        Args:
+            depth: (B,) of the root, metres; None estimates it from the pose and the 2D joints.
+        """
+        if depth is None:
             with torch.no_grad():
-                uv = remove_distortion(batch.inputs_2d, batch.intrinsics)
-                depth = solve_translation(pose - pose[:, :1], uv, batch.intrinsics)[:, 2]
-        lifted = back_project_pose(pose, batch.inputs_2d, depth, batch.intrinsics)
-        return self.post_refine(pose, lifted)
+                uv = remove_distortion(screen, intrinsics)
+                depth = solve_translation(pose - pose[:, :1], uv, intrinsics)[:, 2]
+        return self.post_refine(pose, back_project_pose(pose, screen, depth, intrinsics))
 
     @torch.inference_mode()
     def tested_pose(
@@ -290,16 +300,24 @@ def _persons_of(path: str | Path, checkpoint: dict[str, Any]) -> PersonStatistic
     return None
 
 
-def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
+def load_lifter(path: str | Path, flip_test: bool | None, refined: bool | None = False) -> Lifter:
     """The network of a checkpoint, with the input that it was trained on, ready to predict.
 
     Args:
+        path: of a checkpoint, a model file, or a folder of them.
         flip_test: None takes what the checkpoint's run was tested with.
+        refined: with pose refinement, which estimates the root's depth; None takes it if it is
+            there.
 
     Raises:
         UserError: no readable checkpoint, or its weights do not fit what it says of itself.
     """
-    checkpoint = load_model_file(path)
+    if Path(path).is_dir() and refined is not False:
+        checkpoint = load_model_folder(path, refined)
+    else:
+        checkpoint = load_model_file(path)
+    if refined and "post_refine" not in checkpoint:
+        raise UserError(f"{path} holds no refinement: give a file or a folder that does")
     arguments = checkpoint["model"]
     if flip_test is None:
         flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
@@ -315,5 +333,9 @@ def load_lifter(path: str | Path, flip_test: bool | None) -> Lifter:
     network = build_saved(path, arguments, checkpoint["state_dict"])
     load_weights(path, network, checkpoint["state_dict"])
     skeleton = SKELETONS[arguments["joints"]]
-    persons = _persons_of(path, checkpoint)
-    return Lifter(network.eval(), arguments, view, skeleton, flip_test, told=told, persons=persons)
+    lifter = Lifter(network.eval(), arguments, view, skeleton, flip_test, true_root_depth=False)
+    lifter.told, lifter.persons = told, _persons_of(path, checkpoint)
+    if "post_refine" in checkpoint and refined is not False:
+        lifter.post_refine = PoseRefine(skeleton.num_joints).eval()
+        load_weights(path, lifter.post_refine, checkpoint["post_refine"])
+    return lifter

@@ -20,9 +20,10 @@ from models.costs import count_multiply_adds, count_parameters
 from training import distributed
 from training.checkpoint import Source
 from training.engine import Training, evaluate
-from training.find_run import CURVES, POSES, RESULTS, runs_folder
+from training.find_run import CURVES, POSES, POSES_BY_ERROR, RESULTS, runs_folder
 from training.lifter import SCREEN_SIGMAS, Lifter
 from training.load_data import evaluation_loader
+from training.pictures import draw_by_error, picture_beside, title_of
 from training.run_folder import RunFolder
 from training.training_state import training_state
 
@@ -262,11 +263,13 @@ def report_test(
     source: Source,
     header: Header,
     results_file: str | None,
+    drawn: int = 0,
 ) -> None:
     """Test the weights of a checkpoint, print the table, and write a results file where asked.
 
     Args:
         poses_of: the functions that give the poses to test, by the title of their columns.
+        drawn: so many best, median and worst poses of the last of them are drawn.
     """
     print(format_network(header))
     print(f"tested on: {header.dataset}, keypoints {header.keypoints}")
@@ -284,6 +287,10 @@ def report_test(
         results = {title: origin | summary for title, summary in summaries.items()}
         content = {**header.content(), "trained_on": trained_on, "results": results}
         write_json(Path(results_file), marked(RESULTS_KIND, content))
+    if drawn and distributed.is_main():
+        picture = picture_beside(source.path)
+        draw_by_error(picture, [*poses_of.values()][-1], test_set, drawn)
+        print(f"{picture}: {drawn} best, median and worst poses")
 
 
 def test_resumed_file(
@@ -306,12 +313,14 @@ def report_training(
     test_set: PoseDataset,
     header: Header,
     results_file: str | None,
+    drawn: int = 0,
 ) -> None:
     """Print the table of a finished training; leave its results and pictures in its folder.
 
     Args:
         pose_of: a batch -> the poses of the last epoch's network as they are tested.
         results_file: another place for the results.
+        drawn: so many best, median and worst poses are drawn.
 
     Raises:
         UserError: a file of the run could not be written, also one of its last epoch.
@@ -330,6 +339,8 @@ def report_training(
     try:
         save_curves(run.folder / CURVES, run.history, run.best["epoch"])
         _draw_poses(run.folder / POSES, pose_of, test_set)
+        if drawn:
+            draw_by_error(run.folder / POSES_BY_ERROR, pose_of, test_set, drawn)
     except UserError as error:
         failure = error
     written = to_json(marked(RESULTS_KIND, content))  # after the pictures: their absence shows
@@ -346,14 +357,11 @@ def _draw_poses(path: Path, pose_of: Callable[[PoseBatch], Tensor], test_set: Po
     index = torch.linspace(0, len(test_set) - 1, _PICTURED + 2)[1:-1].long().unique()
     index = index.to(test_set.inputs_2d.device)
     batch = test_set.batch(index)
-    sequences, cameras = test_set.sequence[index].tolist(), test_set.camera[index].tolist()
-    titles = [
-        f"{test_set.sequences[sequence]}, camera {camera}"
-        for sequence, camera in zip(sequences, cameras, strict=True)
-    ]
+    titles = [title_of(test_set, pose) for pose in index.tolist()]
     poses = root_centred(pose_of(batch)).cpu()
     targets = batch.targets_3d.cpu()
-    save_poses(path, batch.inputs_2d.cpu(), poses, targets, titles, test_set.skeleton)
+    inputs, up = batch.inputs_2d.cpu(), batch.up.cpu()
+    save_poses(path, inputs, poses, targets, titles, test_set.skeleton, up)
 
 
 def root_errors(
@@ -388,6 +396,11 @@ def check_outputs(args: argparse.Namespace, trains: bool) -> None:
     if not distributed.is_main():
         return
     folders = []
+    if args.draw and not trains:
+        picture = picture_beside(args.evaluate or args.previous_dir)
+        if picture.exists():
+            raise UserError(f"{picture} exists: --draw does not replace it, move it away")
+        folders.append(picture.parent)
     if args.results:
         refuse_other_json(Path(args.results), RESULTS_KIND, _KEYS_OF_RESULTS)
         folders.append(Path(args.results).parent)

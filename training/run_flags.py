@@ -14,6 +14,7 @@ from training.flag_types import Add, Switch
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
     "ray_fit", "check_data", "save_every", "on_nan", "fallback_dir", "deterministic",
+    "draw",
 )  # fmt: skip
 # What only a training uses; beside --evaluate it changes nothing.
 _OF_TRAINING = {
@@ -101,4 +102,7 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         help="a copy while the run's folder cannot be written")
     add("--results", type=types.one_line, metavar="FILE",
         help="write the results as JSON here too")
+    add("--draw", type=types.whole(0, 100), default=0, metavar="N",
+        help="draw the N best, N median and N worst test poses, into the run's folder, or beside "
+        "the weights that are tested")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")
