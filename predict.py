@@ -3,6 +3,7 @@
 
 python predict.py INPUT                                 -> INPUT_3d.npz
 python predict.py INPUT --size 1920 1080 --fov 60 -o poses.json
+python predict.py INPUT --render poses.gif --render poses.html
 python predict.py --stream --format coco17 --size 640 480 < lines > poses
 
 INPUT is what a detector wrote: a file of JSON, npy, npz, csv or Ultralytics' txt, or a folder of
@@ -26,13 +27,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.camera import normalize_screen_coordinates
+from common.clip_files import check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.files import check_writable, refuse_existing
 from common.parser import Parser
 from common.prediction import Prediction, check_prediction_name, write_prediction
 from common.progress import follow
-from common.visualize import check_picture_name, save_predictions
 from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
@@ -41,7 +41,6 @@ from training.predicting import FILTERS, Given, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
 WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "mocap.pth.tar"
-_DRAWN_POSES = 4
 _NAMED_PERSONS = 10
 _PIXELS = whole(1, 10**6)
 
@@ -61,17 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = load_keypoints(source, lifter.skeleton, args.format, args.size, args.person)
     _say_what_was_found(source, found)
     outputs = [_outputs(args, source, track) for track in found.tracks]
-    every = [path for paths in outputs for path in paths if path]
+    every = [path for paths in outputs for path in paths]
     refuse_existing(every, args.force, [args.weights, source])
     for path in every:
         check_writable(path.parent)
-    for track, (out, picture) in zip(found.tracks, outputs, strict=True):
+    for track, (out, *pictures) in zip(found.tracks, outputs, strict=True):
         prediction = predict_track(lifter, track, found, told, _follow)
         prediction = smoothed(prediction, args.smooth)
         write_prediction(out, prediction)
         _say_what_was_written(out, prediction)
-        if picture:
-            _draw(picture, prediction, lifter)
+        for picture in pictures:
+            write_clip(picture, prediction.clip(source.name))
+            print(picture)
 
 
 def _write_at_once(line: str) -> None:
@@ -121,25 +121,15 @@ def _say_what_was_written(out: Path, prediction: Prediction) -> None:
     print(f"{out}: {_count(len(prediction), 'pose')} of {len(prediction.joints)} joints")
 
 
-def _outputs(args: argparse.Namespace, source: Path, track: Track) -> tuple[Path, Path | None]:
-    """The file of a person, and the picture."""
+def _outputs(args: argparse.Namespace, source: Path, track: Track) -> list[Path]:
+    """The file of a person, and the pictures."""
     source = source.resolve() if source.name in ("", "..") else source
     stem = source.name if source.is_dir() else source.stem
     out = args.out or source.with_name(f"{stem}_3d.npz")
-    picture = Path(args.picture) if args.picture else None
+    paths = [out, *map(Path, args.render)]
     if args.person == "all":
-        out = out.with_stem(f"{out.stem}_person{track.person}")
-        picture = picture and picture.with_stem(f"{picture.stem}_person{track.person}")
-    return out, picture
-
-
-def _draw(path: Path, prediction: Prediction, lifter: Lifter) -> None:
-    index = torch.linspace(0, len(prediction) - 1, _DRAWN_POSES).long().unique()
-    titles = [f"image {i}" for i in prediction.frames[index].tolist()]
-    pixels, poses = map(torch.from_numpy, (prediction.keypoints_2d, prediction.poses_3d))
-    screen = normalize_screen_coordinates(pixels[index], *prediction.size)
-    save_predictions(path, screen, poses[index], titles, lifter.skeleton)
-    print(f"{path}: {_count(len(index), 'pose')}")
+        paths = [path.with_stem(f"{path.stem}_person{track.person}") for path in paths]
+    return paths
 
 
 def _build_parser() -> Parser:
@@ -222,8 +212,8 @@ def _add_output_flags(parser: Parser) -> None:
         "-o",
         "--out",
         metavar="FILE",
-        help="output file, npz, JSON or csv by its suffix (default: INPUT_3d.npz; with --person "
-        "all also _personN)",
+        help="output file, npz, JSON, csv or BVH by its suffix (default: INPUT_3d.npz; with "
+        "--person all also _personN)",
     )
     parser.add_argument(
         "--smooth", choices=FILTERS, help="filter the poses over time; needs the images a second"
@@ -234,7 +224,15 @@ def _add_output_flags(parser: Parser) -> None:
         help='read {"keypoints": [[x, y, score], ...], "size": [W, H]} a line from the standard '
         "input, and write a pose a line",
     )
-    parser.add_argument("--picture", metavar="FILE", help="plot a few of the poses to this file")
+    parser.add_argument(
+        "--render",
+        "--picture",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="draw a few poses in a picture (png, pdf, svg), all in an animation (gif, mp4) or in "
+        "a page for the browser (html); may be given several times",
+    )
     parser.add_argument("--force", action="store_true", help="replace existing files")
 
 
@@ -245,10 +243,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             "give the keypoints, and the checkpoint by --weights: python predict.py INPUT "
             "--weights CKPT"
         )
-    if args.stream and (args.input or args.out or args.picture or args.person is not None):
+    if args.stream and (args.input or args.out or args.render or args.person is not None):
         raise UserError(
             "--stream reads the standard input and writes the standard output, of one person: "
-            "leave INPUT, --out, --picture and --person out"
+            "leave INPUT, --out, --render and --person out"
         )
     sides = (args.width, args.height)
     if any(sides) and (not all(sides) or args.size):
@@ -257,8 +255,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.out:
         args.out = _with_suffix(Path(args.out))
         check_prediction_name("--out", args.out)
-    if args.picture:
-        check_picture_name("--picture", args.picture)
+    for path in args.render:
+        check_clip_name("--render", path)
     if not args.weights:
         if not WEIGHTS.exists():
             raise UserError(f"the bundled weights {WEIGHTS} are not there: give --weights CKPT")

@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from common.bvh import to_bvh
+from common.clip import Clip
 from common.errors import UserError
 from common.files import atomic_write, write_bytes
+from common.skeleton import SKELETONS
 
+_USUAL_FPS = 30.0
 _DIGITS = 6  # after the point, in JSON and csv: micrometres
 
 
@@ -61,6 +65,19 @@ class Prediction:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["assumed"] = np.array(self.assumed, dtype=np.str_)
         return {name: np.asarray(value) for name, value in values.items() if value is not None}
+
+    def clip(self, title: str = "") -> Clip:
+        """The same for pictures and BVH; 30 images a second where that is not known."""
+        return Clip(
+            self.poses_3d,
+            SKELETONS[len(self.joints)],
+            self.fps or _USUAL_FPS,
+            title,
+            absolute=self.absolute_3d,
+            keypoints=self.keypoints_2d,
+            size=self.size,
+            frames=self.frames,
+        )
 
     def image(self, index: int) -> dict[str, Any]:
         """What is known of one image, for JSON: arrays without their first axis; null for NaN."""
@@ -115,6 +132,10 @@ def _write_csv(path: Path, prediction: Prediction) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
+def _write_bvh(path: Path, prediction: Prediction) -> None:
+    write_bytes(path, to_bvh(prediction.clip()).encode())
+
+
 def _for_json(array: np.ndarray) -> Any:
     """Nested lists; None for NaN."""
     if array.dtype.kind != "f":
@@ -128,4 +149,5 @@ WRITERS: dict[str, Callable[[Path, Prediction], None]] = {
     ".npz": _write_npz,
     ".json": _write_json,
     ".csv": _write_csv,
+    ".bvh": _write_bvh,
 }

@@ -266,19 +266,19 @@ def save_poses(
     path: Path,
     inputs_2d: Tensor,
     predictions: Tensor,
-    targets: Tensor | None,
+    targets: Tensor,
     titles: Sequence[str],
     skeleton: Skeleton,
-    up: Tensor | None = None,
+    up: Tensor,
 ) -> None:
     """Draw the 2D input, and the prediction over the target from the camera and from the side; one
     row a pose.
 
     Args:
         inputs_2d: (N, J, 2) normalised screen coordinates.
-        predictions, targets: (N, J, 3) metres, camera space, root at zero; without targets None.
+        predictions, targets: (N, J, 3) metres, camera space, root at zero.
         titles: N titles of the rows.
-        up: (N, 3) upward directions in camera space; None: the cameras were level.
+        up: (N, 3) upward directions in camera space.
     """
     stills = []
     for i, title in enumerate(titles):
@@ -286,22 +286,13 @@ def save_poses(
             poses=predictions[i : i + 1].numpy(),
             skeleton=skeleton,
             fps=1.0,
-            truth=None if targets is None else targets[i : i + 1].numpy(),
+            truth=targets[i : i + 1].numpy(),
             keypoints=inputs_2d[i : i + 1].numpy(),
-            **({} if up is None else {"up": tuple(up[i].tolist())}),
+            up=tuple(up[i].tolist()),
         )
-        if targets is not None:
-            error = 1000 * (predictions[i] - targets[i]).norm(dim=-1).mean().item()
-            title = f"{title}: {error:.0f} mm"
-        stills.append(Still(clip, 0, title))
+        error = 1000 * (predictions[i] - targets[i]).norm(dim=-1).mean().item()
+        stills.append(Still(clip, 0, f"{title}: {error:.0f} mm"))
     _save(sheet(stills), path)
-
-
-def save_predictions(
-    path: Path, inputs_2d: Tensor, predictions: Tensor, titles: Sequence[str], skeleton: Skeleton
-) -> None:
-    """:func:`save_poses` without targets."""
-    save_poses(path, inputs_2d, predictions, None, titles, skeleton)
 
 
 def _new_figure(**options: Any) -> Figure:

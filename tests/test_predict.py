@@ -238,7 +238,7 @@ def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path):
         ((keypoints, "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints, "--weights", plain, "-o", tmp_path / "x.txt"), "x.txt: give a name that ends"),
         ((keypoints, "--weights", plain, "-o", "/"), "give a name that ends in .npz, .json, .csv"),
-        ((keypoints, "--weights", plain, "--stream"), "leave INPUT, --out, --picture and --person"),
+        ((keypoints, "--weights", plain, "--stream"), "leave INPUT, --out, --render and --person"),
         (("--stream", "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints,), "--weights CKPT"),
         ((plain, keypoints), "python predict.py INPUT --weights CKPT"),  # as it once was
