@@ -21,6 +21,7 @@ from training import distributed
 from training.checkpoint import Source
 from training.engine import Training, evaluate
 from training.find_run import CURVES, POSES, RESULTS, runs_folder
+from training.known_at_test import KnownAtTest
 from training.lifter import SCREEN_SIGMAS, Lifter
 from training.load_data import evaluation_loader
 from training.run_folder import RunFolder
@@ -34,7 +35,7 @@ _TITLES = {
 }
 PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # Fields of a header that a figure must not be read without.
-REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale", "ray_fit")
+REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale", "ray_fit", "known")
 RESULTS_KIND = "results"
 _KEYS_OF_RESULTS = ("model", "protocol", "results")
 _PICTURED = 4
@@ -49,6 +50,7 @@ class Header:
         departures: settings of the training that are not the published ones; None where a
             checkpoint does not record them.
         intrinsics, root_depth, pan, focal_scale, ray_fit: remarks on what the figures depend on.
+        known, bodies: of ``KnownAtTest``: its remark, and the persons.
         root_position_error_mm: of ``root_errors``.
     """
 
@@ -69,6 +71,8 @@ class Header:
     pan: str | None = None
     focal_scale: str | None = None
     ray_fit: str | None = None
+    known: str | None = None
+    bodies: dict[str, dict[str, Any]] | None = None
     root_position_error_mm: dict[str, dict[str, float]] | None = None
 
     def content(self) -> dict[str, Any]:
@@ -262,12 +266,17 @@ def report_test(
     source: Source,
     header: Header,
     results_file: str | None,
+    known: KnownAtTest | None = None,
 ) -> None:
     """Test the weights of a checkpoint, print the table, and write a results file where asked.
 
     Args:
         poses_of: the functions that give the poses to test, by the title of their columns.
+        known: of the test set.
     """
+    if known:
+        poses_of = known.all_told(poses_of)
+        header = replace(header, known=known.remark, bodies=known.bodies)
     print(format_network(header))
     print(f"tested on: {header.dataset}, keypoints {header.keypoints}")
     summaries = {
@@ -306,16 +315,24 @@ def report_training(
     test_set: PoseDataset,
     header: Header,
     results_file: str | None,
+    known: KnownAtTest | None = None,
 ) -> None:
     """Print the table of a finished training; leave its results and pictures in its folder.
 
     Args:
         pose_of: a batch -> the poses of the last epoch's network as they are tested.
         results_file: another place for the results.
+        known: of the test set: the last epoch's network is tested with it too, in a table and
+            results of its own.
 
     Raises:
         UserError: a file of the run could not be written, also one of its last epoch.
     """
+    more = {}
+    if known:
+        told = known.all_told({"last": pose_of})
+        summaries = {title: evaluate(of, evaluation_loader(test_set)) for title, of in told.items()}
+        more = {"known": {"known": known.remark, "bodies": known.bodies, "results": summaries}}
     if not distributed.is_main():
         return
     run.discard_step()  # that of the last epoch is left where a run was killed at its end
@@ -324,7 +341,7 @@ def report_training(
     note = "mm. 'best' is the epoch with the lowest MPJPE on these very test subjects: a choice"
     note += "\nthat favours it. 'last' involves no choice."
     trained_on = {"trained_on": header.dataset, "seconds": run.seconds()}
-    content = {**header.content(), **trained_on, "results": results}
+    content = {**header.content(), **trained_on, "results": results, **more}
     elsewhere = [Path(results_file)] if results_file else []
     failure = None
     try:
@@ -335,6 +352,8 @@ def report_training(
     written = to_json(marked(RESULTS_KIND, content))  # after the pictures: their absence shows
     run.save_at(dict.fromkeys([run.folder / RESULTS, *elsewhere], written))
     print(format_table(titles, note, header.remarks()))  # last, since who reads may close the pipe
+    if known:
+        print(format_table(summaries, "mm. The last epoch's network.", [known.remark]))
     run.files.check_saved()
     if failure:
         raise failure
