@@ -41,15 +41,19 @@ class Body:
     size: float | None = None
     size_uncertainty: float | None = None
 
-    def known(self, count: int, skeleton: Skeleton) -> Known:
-        """The same of each of this many poses of the person, for a network and the fit to rays."""
+    def known(self, count: int, skeleton: Skeleton, up: Tensor | None = None) -> Known:
+        """What is known of each of this many poses, for a network and the fit to rays.
+
+        Args:
+            up: (3,) or (count, 3) unit vectors, the upward direction in camera space, or None.
+        """
         proportions = size = None
         if self.proportions is not None:
             row = torch.tensor([self.proportions[bone] for bone in bone_names(skeleton)])
             proportions = row.expand(count, -1)
         if self.size is not None:
             size = torch.full((count,), self.size)
-        return Known(proportions, size)
+        return Known(proportions, size, None if up is None else up.expand(count, -1))
 
     def with_size(self, size: float, how: str, uncertainty: float | None = None) -> "Body":
         return replace(self, size=size, size_uncertainty=uncertainty, how=f"{self.how}; size {how}")

@@ -22,7 +22,7 @@ Nothing here sees a 3D joint of the person.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -34,7 +34,7 @@ from common.errors import UserError
 from common.metrics import root_centred
 from common.person import Known, bone_lengths, left_right_means, proportions_and_size
 from common.ray_fit import Sigmas, ray_misfit
-from common.skeleton import BONE_GROUPS
+from common.skeleton import BONE_GROUPS, Skeleton
 from training.lifter import Lifter
 
 _FEWEST_FRAMES = 50
@@ -42,7 +42,8 @@ _MOST_NOISE = 0.002  # screen units of the 2D joints: 1 px at width 1,000
 _STEPS, _BATCH, _RATE, _MAX_NORM = 150, 256, 0.02, 1.0
 _PRIOR_SIGMA, _START_SIGMA = 0.05, 0.02  # of the log factors
 _JUDGED_FRAMES = 1024
-_LARGEST_DIFFERENCE = 0.02  # root mean square over bones, of the two fits that agree best
+_LARGEST_DIFFERENCE = 0.02  # root mean square over bones, from the best fit to the next
+_FARTHEST_FROM_MEDIANS = 0.05  # of any bone
 _AT_ONCE = 4096  # frames
 _HEAD = ("Neck/Nose", "Head")  # it nods: its bones are not rigid
 _ANKLE_HEIGHT = 0.073  # metres above the floor, where a checkpoint does not say it
@@ -69,8 +70,11 @@ def calibrate(
 
     Returns:
         A body without size. Its proportions are unknown where there are fewer than 50 frames,
-        where the 2D joints are off by more than 1 px at width 1,000, or where no two fits agree to
-        2%; ``how`` says so.
+        where the 2D joints are off by more than 1 px at width 1,000, where no two fits agree to
+        2%, or where a rigid bone is more than 5% off the medians of the poses, as happens where
+        frames of several persons are mixed; ``how`` says so. The uncertainty is how much the fits
+        differ; a wrong pose of the network in every frame, and a left side that is not as the
+        right one, come on top.
     """
     if reason := _why_not(len(keypoints), screen_sigma):
         return Body(reason)
@@ -79,11 +83,8 @@ def calibrate(
     with torch.no_grad():
         best = int(torch.stack([fit.misfit(row, fit.judged) for row in factors]).argmin())
         found = torch.stack([fit.proportions(row) for row in factors])
-    rigid = [name not in _HEAD for name in bone_names(lifter.skeleton)]
-    off = (found / found[best]).log()[:, rigid].square().mean(dim=1).sqrt()
-    nearest = off.sort().values[1].item()
-    if not nearest < _LARGEST_DIFFERENCE:
-        return Body(f"proportions unknown: the fits of the calibration differ by {nearest:.1%}")
+    if reason := _why_not_trusted(found, best, fit.middle, lifter.skeleton):
+        return Body(reason)
     return Body(
         f"proportions calibrated from {len(keypoints):,} frames of the person's 2D",
         by_bone(found[best], lifter.skeleton),
@@ -139,9 +140,8 @@ def with_camera_height(
     """
     count = len(keypoints)
     intrinsics, up = intrinsics.expand(count, -1), up.to(keypoints).expand(count, -1)
-    known = body.known(count, lifter.skeleton).to(keypoints.device)
-    told = Known(known.proportions, None, up)
-    poses = _placed(lifter, keypoints, intrinsics, told, screen_sigma)
+    known = replace(body, size=None).known(count, lifter.skeleton, up).to(keypoints.device)
+    poses = _placed(lifter, keypoints, intrinsics, known, screen_sigma)
     own = bone_lengths(poses, lifter.skeleton).mean(dim=1)
     # How far the lowest joint is below the camera, of a person of size 1.
     below = -(poses * up.unsqueeze(1)).sum(dim=2).amin(dim=1) / own
@@ -212,6 +212,26 @@ def _why_not(count: int, screen_sigma: float | None) -> str | None:
     return None
 
 
+def _why_not_trusted(found: Tensor, best: int, middle: Tensor, skeleton: Skeleton) -> str | None:
+    """Why the fits (F, J - 1) are not to be trusted; None if they are.
+
+    Args:
+        middle: (J - 1,) the medians of the poses.
+    """
+    rigid = [name not in _HEAD for name in bone_names(skeleton)]
+    off = (found / found[best]).log()[:, rigid].square().mean(dim=1).sqrt()
+    nearest = off.sort().values[1].item()
+    if not nearest < _LARGEST_DIFFERENCE:
+        return f"proportions unknown: the fits of the calibration differ by {nearest:.1%}"
+    far = (found[best] / middle).log()[rigid].abs().max().item()
+    if not far < _FARTHEST_FROM_MEDIANS:
+        return (
+            f"proportions unknown: the calibration is {far:.1%} off the medians of the poses, as "
+            "with frames of several persons"
+        )
+    return None
+
+
 @torch.no_grad()
 def _placed(
     lifter: Lifter, screen: Tensor, intrinsics: Tensor, known: Known, screen_sigma: float | None
@@ -246,9 +266,13 @@ class _Calibration:
         medians of the network's poses where the checkpoint does not say it."""
         if self.lifter.persons:
             return self.screen.new_tensor(self.lifter.persons.proportions)
+        return self.middle
+
+    @cached_property
+    def middle(self) -> Tensor:
+        """(J - 1,) the medians of the network's poses."""
         found = medians(self.lifter, self.screen, self.intrinsics, self.screen_sigma)
-        known = found.known(1, self.lifter.skeleton)
-        return known.proportions[0].to(self.screen)
+        return found.known(1, self.lifter.skeleton).proportions[0].to(self.screen)
 
     @cached_property
     def sigmas(self) -> Sigmas:

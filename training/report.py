@@ -331,8 +331,9 @@ def report_training(
     more = {}
     if known:
         told = known.all_told({"last": pose_of})
-        summaries = {title: evaluate(of, evaluation_loader(test_set)) for title, of in told.items()}
-        more = {"known": {"known": known.remark, "bodies": known.bodies, "results": summaries}}
+        told = {title: evaluate(of, evaluation_loader(test_set)) for title, of in told.items()}
+        of_known = {"known": known.remark, "bodies": known.bodies, "results": told}
+        more = {"known_at_test": of_known}
     if not distributed.is_main():
         return
     run.discard_step()  # that of the last epoch is left where a run was killed at its end
@@ -353,7 +354,7 @@ def report_training(
     run.save_at(dict.fromkeys([run.folder / RESULTS, *elsewhere], written))
     print(format_table(titles, note, header.remarks()))  # last, since who reads may close the pipe
     if known:
-        print(format_table(summaries, "mm. The last epoch's network.", [known.remark]))
+        print(format_table(told, "mm. The last epoch's network.", [known.remark]))
     run.files.check_saved()
     if failure:
         raise failure
