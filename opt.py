@@ -58,7 +58,7 @@ GROUND_TRUTH = {  # main_gcn.py
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
-    "recipe": None,  # strong sets several of these together
+    "recipe": None,  # strong, person or quick: each sets several of these
     "camera_rays": False,  # the network sees rays instead of screen coordinates
     "root_view": False,  # rays as seen by a camera that looks at the root
     "tell_body": False,  # the network can be told a person's proportions and size
@@ -115,7 +115,7 @@ DETECTED = {  # main_graph.py
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
-    "recipe": None,  # strong sets several of these together
+    "recipe": None,  # strong, person or quick: each sets several of these
     "camera_rays": False,  # the network sees rays instead of screen coordinates
     "root_view": False,  # rays as seen by a camera that looks at the root
     "tell_body": False,  # the network can be told a person's proportions and size
@@ -147,7 +147,7 @@ RECIPES = {
     "strong": _STRONG,
     "person": _STRONG | {"keep_ground": True, "tell_body": True, "tell_gravity": True},
     "quick": _STRONG | {
-        "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 300,
+        "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 100,
         "ema": 0.998,
     },
 }

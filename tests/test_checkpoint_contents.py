@@ -109,12 +109,13 @@ CASES = [
     (("best", "published_form", "mpjpe_mm"), INF, "best.published_form.mpjpe_mm is inf"),
     (("persons",), [1], "persons is a list, not a dict"),
     (("persons", "size"), GONE, "persons.size is missing"),
-    (("persons", "size"), 0.0, "persons.size is 0.0, not a number above 0"),
+    (("persons", "size"), 0.0, "persons.size is 0.0, not a number from 1e-6"),
     (("persons", "other"), 1, "persons.'other' is 1, not something that this program knows"),
     (("persons", "ankle_height"), NAN, "persons.ankle_height is nan, not a finite number"),
-    (("persons", "proportions", 0), -1.0, "persons.proportions[0] is -1.0, not a number above 0"),
-    (("persons", "proportions"), lambda lengths: lengths[1:], "persons has not the bones and"),
-    (("persons", "joint_sigmas"), lambda sigmas: sigmas[1:], "persons has not the bones and"),
+    (("persons", "proportions", 0), -1.0, "persons.proportions[0] is -1.0, not a number from 1e-6"),
+    (("persons", "length_sigmas", 2), 1e300, "persons.length_sigmas[2] is 1e+300, not a number"),
+    (("persons", "proportions"), lambda lengths: [*lengths, 1.0], "persons.proportions has 1"),
+    (("persons", "joint_sigmas"), [], "persons.joint_sigmas has 0 values, not 1"),
 ]  # fmt: skip
 # What is not used by a test is not looked at there.
 RESUMED = [

@@ -36,11 +36,13 @@ def gcn(call, tmp_path):
 
 @pytest.mark.parametrize("parse", [opt.parse_gcn, opt.parse_graph])
 def test_the_recipe_sets_its_flags_and_what_is_typed_wins(parse):
-    usual, strong = vars(parse([])), vars(parse(["--recipe", "strong"]))
-    for name, value in opt.RECIPES["strong"].items():
-        assert strong[name] == value
-    for name, value in usual.items():
-        assert name in {*opt.RECIPES["strong"], "recipe"} or strong[name] == value
+    usual = vars(parse([]))
+    for recipe, settings_of_recipe in opt.RECIPES.items():
+        found = vars(parse(["--recipe", recipe]))
+        for name, value in settings_of_recipe.items():
+            assert found[name] == value
+        for name, value in usual.items():
+            assert name in {*settings_of_recipe, "recipe"} or found[name] == value
     typed = parse(["--recipe", "strong", "--lr", "0.1", "--no-root_view", "--epochs", "9"])
     assert (typed.lr, typed.root_view, typed.epochs, typed.camera_rays) == (0.1, False, 9, True)
 

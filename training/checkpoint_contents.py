@@ -28,7 +28,6 @@ Description = Callable[[Any, str], None]
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,4096}")  # as long as a path, no control characters
 _BEYOND_WHOLE = 2**64
 _LARGEST_NUMBER = sys.float_info.max
-_LEAST_NUMBER = 1e-6  # of those that others are divided by
 _MOST_HOPS = 1000  # each takes a loop over the joints when a network is built
 
 
@@ -188,7 +187,8 @@ OFF = value("False", lambda found: found is False)
 COUNT = _whole(0)
 NUMBER = value("a finite number", _is_number)
 NOT_NEGATIVE = value("a finite number from 0", lambda found: _is_number(found, 0))
-POSITIVE = value("a number above 0", lambda found: _is_number(found, _LEAST_NUMBER))
+# What is measured on bodies and cameras. Others are divided by it.
+MEASURED = value("a number from 1e-6 to 1e6", lambda f: _is_number(f, 1e-6) and f <= 1e6)
 SHARE = value("a number from 0 to below 1", _is_share)
 SETTING = value("a number, a text, True, False, None or a list of texts", _is_setting)
 UNKNOWN = value("something that this program knows", lambda found: False)
@@ -246,9 +246,9 @@ _MODEL = record(
 # See ``common.person.PersonStatistics``.
 _PERSONS = record(
     {
-        "proportions": list_of(POSITIVE), "size": POSITIVE, "ankle_height": maybe(NUMBER),
-        "screen_sigma": maybe(NOT_NEGATIVE), "length_sigmas": list_of(POSITIVE),
-        "symmetry_sigma": POSITIVE, "joint_sigmas": maybe(list_of(POSITIVE)),
+        "proportions": list_of(MEASURED), "size": MEASURED, "ankle_height": maybe(NUMBER),
+        "screen_sigma": maybe(NOT_NEGATIVE), "length_sigmas": list_of(MEASURED),
+        "symmetry_sigma": MEASURED, "joint_sigmas": maybe(list_of(MEASURED)),
     },
     tuple(field.name for field in fields(PersonStatistics)),
     others=UNKNOWN,
@@ -331,16 +331,20 @@ def whole_checkpoint(state: dict[str, Any], where: str) -> None:
         or any(loss.dim() for loss in position["loss"])
     ):
         raise WrongContentError("position does not fit its epoch, step or processes")
-    persons, joints = state.get("persons"), state.get("model", {}).get("joints")
-    if persons and joints:
-        told = (persons["proportions"], persons["length_sigmas"], persons["joint_sigmas"])
-        if [len(values or ()) for values in told] not in (
-            [joints - 1] * 2 + [n] for n in (0, joints)
-        ):
-            raise WrongContentError(f"persons has not the bones and joints of {joints} joints")
+    if state.get("persons") and "joints" in state.get("model", {}):
+        _check_persons(state["persons"], state["model"]["joints"])
     last, best = state.get("last"), state.get("best")
     if last and best and _table_of(last) != _table_of(best):
         raise WrongContentError("best and its last are tests of other actions or metrics")
+
+
+def _check_persons(persons: dict[str, Any], joints: int) -> None:
+    """Refuse statistics of another skeleton."""
+    sizes = {"proportions": joints - 1, "length_sigmas": joints - 1, "joint_sigmas": joints}
+    for name, size in sizes.items():
+        if persons[name] is not None and len(persons[name]) != size:
+            found = len(persons[name])
+            raise WrongContentError(f"persons.{name} has {found} values, not {size}")
 
 
 def _table_of(result: dict[str, Any]) -> tuple[set[str], ...]:
