@@ -10,9 +10,11 @@ from common.body import Body, bone_names, by_bone, read_body
 from common.camera import project
 from common.errors import UserError
 from common.input_view import InputView
+from common.metrics import mpjpe
 from common.person import PersonStatistics, bone_lengths, proportions_and_size
 from common.ray_fit import ray_misfit, usual_sigmas
 from common.skeleton import BONE_GROUPS, H36M_16, H36M_17
+from data.pose_dataset import PoseBatch
 from tests.conftest import load_h36m, make_h36m
 from training import calibration
 from training.calibration import (
@@ -105,7 +107,7 @@ def test_a_fit_far_from_the_poses_is_not_trusted(seen, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("others", [0, 0.1, 0.3])
+@pytest.mark.parametrize("others", [0, 0.1])
 def test_frames_of_somebody_else_do_little_harm(seen, others):
     screen, intrinsics, pose, lifter = person(seen, FACTORS)
     count = int(others * len(screen))
@@ -114,11 +116,17 @@ def test_frames_of_somebody_else_do_little_harm(seen, others):
     lifter.network.inputs = torch.cat([screen, other])
     lifter.network.poses = torch.cat([lifter.network.poses, other_lifter.network.poses])
     body = calibrate(lifter, mixed, intrinsics)
-    if body.proportions is None:
-        assert others, body.how
-    else:
+    if not others:
         off = errors(body, pose)
-        assert off.mean() < 0.02 and off.max() < 0.05, off
+        assert off.mean() < 0.015 and off.max() < 0.03, off
+    batch = PoseBatch(*7 * [torch.arange(len(pose))])
+    batch = replace(batch, inputs_2d=screen, intrinsics=intrinsics)
+    lifter.screen_sigma = 0.0
+    known, unknown = (
+        mpjpe(lifter.tested_pose(batch, known=told), pose).mean()
+        for told in (body.known(len(pose), H36M_16), None)
+    )
+    assert known < (1.02 if others else 0.9) * unknown, (known, unknown)
 
 
 def test_nothing_is_claimed_where_nothing_can_be_found(seen, monkeypatch):
