@@ -24,6 +24,7 @@ from training.acceleration import accelerate, select_device
 from training.between_steps import BetweenSteps
 from training.checkpoint import Source, load_checkpoint
 from training.engine import Outlook, Training, evaluate, train_one_epoch
+from training.known_at_test import check_known_flags, known_at_test
 from training.lifter import Lifter, build_lifter
 from training.load_data import evaluation_loader, load_data, training_loader
 from training.memory_need import check_step_fits, check_weights_fit
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lifter = build_lifter(args, SCRIPT, source).to(device)
     *train_set, test_set = load_data(args, with_training=trains, device=device)
     lifter.check_data(test_set)
+    check_known_flags(args, lifter, test_set)
     if args.evaluate:
         test(args, lifter, test_set, source)
     else:
@@ -83,9 +85,9 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
     if args.ray_fit:
         header.ray_fit = ray_fit_remark(lifter, args.keypoints)
-    report_test(
-        {"evaluated": lifter.tested_pose}, test_set, source, header, args.results, args.draw
-    )
+    known = known_at_test(args, lifter, test_set)
+    poses_of = {"evaluated": lifter.tested_pose}
+    report_test(poses_of, test_set, source, header, args.results, args.draw, known)
 
 
 def train(
@@ -101,7 +103,8 @@ def train(
     loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
     check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
-    pose_of = lifter.with_networks(training.tested_networks()).tested_pose
+    tested = lifter.with_networks(training.tested_networks())
+    pose_of = tested.tested_pose
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)
     of_data = (train_set.subjects, lifter.persons)
     description = RunDescription.of(args, lifter.arguments, *of_data)
@@ -126,7 +129,8 @@ def train(
                 outlook.update(run.history[-1])
                 print(format_epoch(run.history[-1], args.epochs), flush=True)
                 between.after_epoch()
-        report_training(run, pose_of, test_set, header, args.results, args.draw)
+        known = known_at_test(args, tested, test_set)
+        report_training(run, pose_of, test_set, header, args.results, args.draw, known)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

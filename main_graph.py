@@ -28,6 +28,7 @@ from training.acceleration import accelerate, select_device
 from training.between_steps import BetweenSteps
 from training.checkpoint import Source
 from training.engine import Outlook, Training, evaluate, train_one_epoch
+from training.known_at_test import check_known_flags, known_at_test
 from training.lifter import Lifter, build_lifter, check_cameras
 from training.load_data import evaluation_loader, load_data, training_loader
 from training.memory_need import check_step_fits, check_weights_fit
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lifter = build_lifter(args, SCRIPT, source, refined).to(device)
     *train_set, test_set = load_data(args, with_training=trains, device=device)
     lifter.check_data(test_set)
+    check_known_flags(args, lifter, test_set)
     if args.show_root:
         check_cameras(test_set, "leave out --show_root")
     if is_test(args):
@@ -134,7 +136,8 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     poses_of = {"xyz": lifter.tested_pose}
     if lifter.post_refine:
         poses_of["post"] = lifter.refined_pose
-    report_test(poses_of, test_set, source, header, args.results, args.draw)
+    known = known_at_test(args, lifter, test_set)
+    report_test(poses_of, test_set, source, header, args.results, args.draw, known)
 
 
 def train(
@@ -184,7 +187,8 @@ def train(
                 outlook.update(run.history[-1])
                 print(format_epoch(run.history[-1], args.epochs), flush=True)
                 between.after_epoch()
-        report_training(run, pose_of, test_set, header, args.results, args.draw)
+        known = known_at_test(args, tested, test_set)
+        report_training(run, pose_of, test_set, header, args.results, args.draw, known)
 
 
 def build_training(args: argparse.Namespace, lifter: Lifter, epoch_steps: int) -> Training:

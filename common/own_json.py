@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import write_bytes
+from common.files import os_errors_as_user_errors, write_bytes
 
 _MARK = "made_by"
 
@@ -27,6 +28,22 @@ def write_json(path: Path, content: Any) -> None:
 def marked(kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """The content of a file of this kind, "results" for one, with the mark of this program."""
     return {_MARK: f"modulated-gcn {kind}", **content}
+
+
+def read_marked(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a file of this kind, see :func:`marked`.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or is no such file.
+    """
+    content = None
+    with os_errors_as_user_errors(f"read {path}"):
+        raw = path.read_bytes()
+    with suppress(ValueError, RecursionError):
+        content = json.loads(raw)
+    if not isinstance(content, dict) or content.get(_MARK) != marked(kind, {})[_MARK]:
+        raise UserError(f"{path} is no {kind} file of this program, or damaged: give another one")
+    return content
 
 
 def refuse_other_json(path: Path, kind: str, keys_before: Collection[str]) -> None:

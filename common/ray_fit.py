@@ -101,21 +101,60 @@ def fit_to_rays(
         depths: (B, J) metres, to start from; None starts from the pose at its solved translation.
         steps: of the minimisation.
     """
+    fit, unknowns = _start(
+        pose, screen, intrinsics, skeleton, sigmas, lengths, screen_sigma, depths
+    )
+    return fit.points(fit.minimised(unknowns, steps)).mT
+
+
+def ray_misfit(
+    pose: Tensor,
+    screen: Tensor,
+    intrinsics: Tensor,
+    skeleton: Skeleton,
+    sigmas: Sigmas,
+    lengths: Tensor,
+    screen_sigma: float = 0.0,
+    steps: int = 3,
+) -> Tensor:
+    """The sum that is left of each pose after the steps of :func:`fit_to_rays`, (B,).
+
+    Its derivatives with respect to the pose and the lengths are those at fixed unknowns: where the
+    sum is least, a change of the unknowns does not change it. No step is differentiated, and
+    degenerate poses have no large derivatives.
+
+    Args:
+        see :func:`fit_to_rays`.
+    """
+    fit, unknowns = _start(pose, screen, intrinsics, skeleton, sigmas, lengths, screen_sigma)
+    with torch.no_grad():
+        unknowns = fit.minimised(unknowns, steps)
+    return fit.cost(unknowns)
+
+
+def _start(
+    pose: Tensor,
+    screen: Tensor,
+    intrinsics: Tensor,
+    skeleton: Skeleton,
+    sigmas: Sigmas,
+    lengths: Tensor | None,
+    screen_sigma: float,
+    depths: Tensor | None = None,
+) -> tuple["_Fit", Tensor]:
+    """The sum to minimise, and the unknowns to start from."""
     uv = remove_distortion(screen, intrinsics)
     pose = pose - pose[:, :1]
     if depths is None:
         depths = pose[..., 2] + solve_translation(pose, uv, intrinsics)[:, 2:]
-    unknowns = depths.clamp_min(_NEAREST).unsqueeze(1)
+    unknowns = depths.detach().clamp_min(_NEAREST).unsqueeze(1)
     rays = torch.cat([pinhole_rays(uv, intrinsics).mT, torch.ones_like(unknowns)], dim=1)
     precision = None
     if screen_sigma:
         precision = (split_intrinsics(intrinsics)[0].mT / (unknowns * screen_sigma)).square()
         unknowns = torch.cat([unknowns, torch.zeros_like(precision)], dim=1)
     fit = _Fit(pose.mT.contiguous(), rays, precision, skeleton, sigmas, lengths)
-    cost = fit.cost(unknowns)
-    for _ in range(steps):
-        unknowns, cost = fit.improved(unknowns, cost)
-    return fit.points(unknowns).mT
+    return fit, unknowns
 
 
 class _Fit:
@@ -184,17 +223,21 @@ class _Fit:
             cost = cost + (self.precision * unknowns[:, 1:].square()).sum(dim=(1, 2))
         return cost
 
-    def improved(self, unknowns: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """The unknowns after a step that raises the sum of no pose, with the sums.
-
-        Args:
-            before: (B,) the sums before the step.
-        """
-        return self._moved(unknowns, self._step(unknowns), before, _HALVINGS)
+    def minimised(self, unknowns: Tensor, steps: int) -> Tensor:
+        """The unknowns after so many steps, none of which raises the sum of a pose."""
+        cost = self.cost(unknowns)
+        for _ in range(steps):
+            unknowns, cost = self._moved(unknowns, self._step(unknowns), cost, _HALVINGS)
+        return unknowns
 
     def _moved(
         self, unknowns: Tensor, step: Tensor, before: Tensor, halvings: int
     ) -> tuple[Tensor, Tensor]:
+        """The unknowns after a step, halved where it raises the sum, with the sums.
+
+        Args:
+            before: (B,) the sums before the step.
+        """
         moved = unknowns + step
         moved[:, 0].clamp_min_(_NEAREST)
         cost = self.cost(moved)

@@ -24,7 +24,9 @@ import torch
 
 import opt
 import predict
+from common.body import Body, bone_names, read_body
 from common.errors import UserError
+from common.own_json import marked
 from common.skeleton import H36M_16, H36M_17
 from data import download, prepare_data_asfamc, prepare_data_h36m
 from data.archive import read_h5, read_members
@@ -56,6 +58,8 @@ RESULTS = {
     "multiply_adds_a_pose": 9, "missing_sequences": ["S1/Eating: 1 of 2"],
     "results": {"last": {"epoch": 2, "mpjpe_mm": 50.0, "p_mpjpe_mm": 40.0}},
 }  # fmt: skip
+_BONES = dict.fromkeys(bone_names(H36M_16), 1.0)
+BODY = marked("body", Body("x", _BONES, _BONES, 0.25, 0.01).content())
 _H5_NAME = "S1/MyPoses/3D_positions/Eating 1.h5"
 _BY_NUL = "\0"  # between the words of a command line in a file
 
@@ -465,6 +469,9 @@ READERS = {
         lambda folder: [b"epoch,loss,mpjpe_mm\n1,0.5,60.25\n2,0.25,50\n"], plot.read_log, 2_000
     ),
     "results-json": Reader(json_of(RESULTS), gather, 1_500),
+    "body-json": Reader(
+        json_of(BODY, BODY | {"proportions": None}), lambda path: read_body(path, H36M_16), 1_500
+    ),
     "sweep-spec": Reader(json_of(SPEC, GRID), plan_sweep, 1_500),
     "main_gcn.py": Reader(
         command_lines(opt.parse_gcn), lambda path: opt.parse_gcn(words(path)), 3_000

@@ -14,7 +14,7 @@ from common.input_view import InputView, rotate
 from common.metrics import root_centred
 from common.person import Known, PersonStatistics
 from common.prediction import Prediction
-from common.ray_fit import fit_to_rays, usual_sigmas
+from common.ray_fit import Sigmas, fit_to_rays, usual_sigmas
 from common.skeleton import SKELETONS, Skeleton
 from common.told_channels import ToldChannels
 from data.keypoints import Size, keypoints_of_array
@@ -222,11 +222,20 @@ class Lifter:
             pose = self.lift(batch.inputs_2d, batch.intrinsics, known)
             pose = self.refine(pose, batch) if refined else pose
         pose = pose.float()
-        return pose if self.screen_sigma is None else self._fitted(pose, batch, known or Known())
+        if self.screen_sigma is None:
+            return pose
+        known, given = known or Known(), (batch.inputs_2d, batch.intrinsics)
+        return root_centred(self.on_rays(pose, *given, known, self.screen_sigma))
 
-    def _fitted(self, pose: Tensor, batch: PoseBatch, known: Known) -> Tensor:
-        """Poses (B, J, 3) in camera space -> the same on the rays, with the root at zero."""
-        sigmas = self.persons and self.persons.sigmas
+    def on_rays(
+        self, pose: Tensor, screen: Tensor, intrinsics: Tensor, known: Known, screen_sigma: float
+    ) -> Tensor:
+        """Poses (B, J, 3) fitted to the rays of their 2D joints, at their place in camera space.
+
+        Args:
+            pose, screen, intrinsics, screen_sigma: see ``common.ray_fit.fit_to_rays``.
+            known: of the B persons; proportions that are known are imposed.
+        """
         lengths = known.lengths_of(pose, self.skeleton)
         told = lengths.isfinite().all(dim=1)
         fitted = torch.empty_like(pose)
@@ -234,15 +243,20 @@ class Lifter:
             if rows.any():
                 fitted[rows] = fit_to_rays(
                     pose[rows],
-                    batch.inputs_2d[rows],
-                    batch.intrinsics[rows],
+                    screen[rows],
+                    intrinsics[rows],
                     self.skeleton,
-                    sigmas or usual_sigmas(self.skeleton),
+                    self.sigmas,
                     lengths[rows] if rows is told else None,
-                    self.screen_sigma,
+                    screen_sigma,
                     steps=steps,
                 )
-        return root_centred(fitted)
+        return fitted
+
+    @property
+    def sigmas(self) -> Sigmas:
+        """Those of the fit to rays: of this network's training, or else the usual ones."""
+        return (self.persons and self.persons.sigmas) or usual_sigmas(self.skeleton)
 
     def refined_pose(self, batch: PoseBatch, known: Known | None = None) -> Tensor:
         """The refined poses (B, J, 3) as they are tested."""

@@ -21,6 +21,7 @@ from training import distributed
 from training.checkpoint import Source
 from training.engine import Training, evaluate
 from training.find_run import CURVES, POSES, POSES_BY_ERROR, RESULTS, runs_folder
+from training.known_at_test import KnownAtTest
 from training.lifter import SCREEN_SIGMAS, Lifter
 from training.load_data import evaluation_loader
 from training.pictures import draw_by_error, picture_beside, title_of
@@ -35,7 +36,7 @@ _TITLES = {
 }
 PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # Fields of a header that a figure must not be read without.
-REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale", "ray_fit")
+REMARKS = ("root_depth", "intrinsics", "pan", "focal_scale", "ray_fit", "known")
 RESULTS_KIND = "results"
 _KEYS_OF_RESULTS = ("model", "protocol", "results")
 _PICTURED = 4
@@ -50,6 +51,7 @@ class Header:
         departures: settings of the training that are not the published ones; None where a
             checkpoint does not record them.
         intrinsics, root_depth, pan, focal_scale, ray_fit: remarks on what the figures depend on.
+        known, bodies: of ``KnownAtTest``: its remark, and the persons.
         root_position_error_mm: of ``root_errors``.
     """
 
@@ -70,6 +72,8 @@ class Header:
     pan: str | None = None
     focal_scale: str | None = None
     ray_fit: str | None = None
+    known: str | None = None
+    bodies: dict[str, dict[str, Any]] | None = None
     root_position_error_mm: dict[str, dict[str, float]] | None = None
 
     def content(self) -> dict[str, Any]:
@@ -264,13 +268,18 @@ def report_test(
     header: Header,
     results_file: str | None,
     drawn: int = 0,
+    known: KnownAtTest | None = None,
 ) -> None:
     """Test the weights of a checkpoint, print the table, and write a results file where asked.
 
     Args:
         poses_of: the functions that give the poses to test, by the title of their columns.
         drawn: so many best, median and worst poses of the last of them are drawn.
+        known: of the test set.
     """
+    if known:
+        poses_of = known.all_told(poses_of)
+        header = replace(header, known=known.remark, bodies=known.bodies)
     print(format_network(header))
     print(f"tested on: {header.dataset}, keypoints {header.keypoints}")
     summaries = {
@@ -314,6 +323,7 @@ def report_training(
     header: Header,
     results_file: str | None,
     drawn: int = 0,
+    known: KnownAtTest | None = None,
 ) -> None:
     """Print the table of a finished training; leave its results and pictures in its folder.
 
@@ -321,10 +331,18 @@ def report_training(
         pose_of: a batch -> the poses of the last epoch's network as they are tested.
         results_file: another place for the results.
         drawn: so many best, median and worst poses are drawn.
+        known: of the test set: the last epoch's network is tested with it too, in a table and
+            results of its own.
 
     Raises:
         UserError: a file of the run could not be written, also one of its last epoch.
     """
+    more = {}
+    if known:
+        told = known.all_told({"last": pose_of})
+        told = {title: evaluate(of, evaluation_loader(test_set)) for title, of in told.items()}
+        of_known = {"known": known.remark, "bodies": known.bodies, "results": told}
+        more = {"known_at_test": of_known}
     if not distributed.is_main():
         return
     run.discard_step()  # that of the last epoch is left where a run was killed at its end
@@ -333,7 +351,7 @@ def report_training(
     note = "mm. 'best' is the epoch with the lowest MPJPE on these very test subjects: a choice"
     note += "\nthat favours it. 'last' involves no choice."
     trained_on = {"trained_on": header.dataset, "seconds": run.seconds()}
-    content = {**header.content(), **trained_on, "results": results}
+    content = {**header.content(), **trained_on, "results": results, **more}
     elsewhere = [Path(results_file)] if results_file else []
     failure = None
     try:
@@ -346,6 +364,8 @@ def report_training(
     written = to_json(marked(RESULTS_KIND, content))  # after the pictures: their absence shows
     run.save_at(dict.fromkeys([run.folder / RESULTS, *elsewhere], written))
     print(format_table(titles, note, header.remarks()))  # last, since who reads may close the pipe
+    if known:
+        print(format_table(told, "mm. The last epoch's network.", [known.remark]))
     run.files.check_saved()
     if failure:
         raise failure

@@ -13,8 +13,8 @@ from training.flag_types import Add, Switch
 # Those that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "ray_fit", "check_data", "save_every", "on_nan", "fallback_dir", "deterministic",
-    "draw",
+    "ray_fit", "body", "gravity", "body_size", "check_data", "save_every", "on_nan",
+    "fallback_dir", "deterministic", "draw",
 )  # fmt: skip
 # What only a training uses; beside --evaluate it changes nothing.
 _OF_TRAINING = {
@@ -85,6 +85,13 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         help="test: a focal length wrong by this factor (networks on rays, or refinement)")
     add("--ray_fit", action=Switch, default=False,
         help="test: put the poses on the rays of their 2D joints (gt or noisy); needs the cameras")
+    add("--body", choices=("unknown", "medians", "calibrate", "oracle"), default="unknown",
+        help="last test: the proportions of each person: medians of the poses or calibrated, both "
+        "from the person's 2D; or the true ones")
+    add("--gravity", choices=("unknown", "camera"), default="unknown",
+        help="last test: the network is told the camera's vertical")
+    add("--body_size", choices=("unknown", "camera_height", "oracle"), default="unknown",
+        help="last test: the size of each person, from the camera height, or the true one")
     add("-r", "--resume", type=types.one_line, metavar="CKPT",
         help="go on exactly where this checkpoint stopped, with its run's flags; a run's folder "
         "stands for its newest checkpoint, auto for the folder of --name or the newest run")

@@ -1,0 +1,120 @@
+"""What is found out about one person's body, and the JSON file that keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.own_json import marked, read_marked, refuse_other_json, write_json
+from common.person import Known
+from common.skeleton import Skeleton
+
+_KIND = "body"
+_KEYS = ("proportions", "uncertainty", "size_m", "size_uncertainty_m", "how")
+_LARGEST = 1000.0  # of all its numbers
+_OFF_MEAN = 0.01  # of the mean of the proportions, which is 1
+
+
+@dataclass(frozen=True)
+class Body:
+    """One person's body, as far as it is known.
+
+    The bones are named by their outer joints without a side: Hip (from the root to the side),
+    Knee (the thigh), Foot (the shank), Spine, Thorax, Head, Shoulder, Elbow (the upper arm), Wrist
+    (the forearm), and Neck/Nose in a skeleton of 17 joints. Left and right bones are equal.
+
+    Attributes:
+        how: a sentence: where the values come from, or why they are not known.
+        proportions: {bone: its length over the size}; None where they are not known.
+        uncertainty: {bone: standard deviation of its proportion, a share of it}, or None.
+        size: the mean length of all J - 1 bones, metres; None where it is not known.
+        size_uncertainty: its standard deviation, metres, or None.
+    """
+
+    how: str
+    proportions: dict[str, float] | None = None
+    uncertainty: dict[str, float] | None = None
+    size: float | None = None
+    size_uncertainty: float | None = None
+
+    def known(self, count: int, skeleton: Skeleton, up: Tensor | None = None) -> Known:
+        """What is known of each of this many poses, for a network and the fit to rays.
+
+        Args:
+            up: (3,) or (count, 3) unit vectors, the upward direction in camera space, or None.
+        """
+        proportions = size = None
+        if self.proportions is not None:
+            row = torch.tensor([self.proportions[bone] for bone in bone_names(skeleton)])
+            proportions = row.expand(count, -1)
+        if self.size is not None:
+            size = torch.full((count,), self.size)
+        return Known(proportions, size, None if up is None else up.expand(count, -1))
+
+    def with_size(self, size: float, how: str, uncertainty: float | None = None) -> "Body":
+        return replace(self, size=size, size_uncertainty=uncertainty, how=f"{self.how}; size {how}")
+
+    def content(self) -> dict[str, Any]:
+        """As its file has it, and results.json."""
+        values = (self.proportions, self.uncertainty, self.size, self.size_uncertainty, self.how)
+        return dict(zip(_KEYS, values, strict=True))
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written, or another file of that name is there.
+        """
+        refuse_other_json(path, _KIND, _KEYS)
+        write_json(path, marked(_KIND, self.content()))
+
+
+def bone_names(skeleton: Skeleton) -> list[str]:
+    """The names of ``Skeleton.bones`` in a :class:`Body`."""
+    return [skeleton.names[joint].lstrip("LR") for joint, _ in skeleton.bones()]
+
+
+def by_bone(values: Tensor | Sequence[float], skeleton: Skeleton) -> dict[str, float]:
+    """Values of the J - 1 bones, left and right alike -> by name."""
+    return {name: float(v) for name, v in zip(bone_names(skeleton), values, strict=True)}
+
+
+def read_body(path: Path, skeleton: Skeleton) -> Body:
+    """The body of a file that :meth:`Body.save` wrote.
+
+    Raises:
+        UserError: it cannot be read, is damaged or no such file, or is of another skeleton.
+    """
+    content = read_marked(path, _KIND)
+    *tables, size, size_uncertainty, how = (content.get(key) for key in _KEYS)
+    numbers = [table for table in tables if table is not None]
+    whole = (
+        all(isinstance(table, dict) and all(map(_is_number, table.values())) for table in numbers)
+        and all(value is None or _is_number(value) for value in (size, size_uncertainty))
+        and isinstance(how, str)
+        and not (tables[1] and not tables[0])
+        and size != 0
+    )
+    if not whole:
+        raise UserError(f"{path} is damaged: it lacks values of a body; make it again")
+    names = bone_names(skeleton)
+    if any(table.keys() != set(names) for table in numbers):
+        raise UserError(
+            f"{path} has not the bones of a network of {skeleton.num_joints} joints: calibrate "
+            "with this network"
+        )
+    proportions = tables[0]
+    if proportions and not (
+        min(proportions.values()) > 0
+        and abs(sum(map(proportions.get, names)) / len(names) - 1) < _OFF_MEAN
+    ):
+        raise UserError(f"{path} is damaged: its proportions have not the mean 1; make it again")
+    return Body(how, *tables, size, size_uncertainty)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _LARGEST  # which NaN is not
