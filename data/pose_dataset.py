@@ -108,11 +108,11 @@ class PoseDataset:
         targets_3d: (N, J, 3) float32, camera space, metres, relative to the root (joint 0).
         root_3d: (N, 3) float32, position of the root in camera space, metres.
         subject, sequence, action: (N,) int16, indices into the names below.
-        camera: (N,) int16, index into the cameras of the pose's subject.
+        camera: (N,) int16, index into the cameras of the pose's sequence.
         subjects, sequences, actions: names; a sequence is named "subject/sequence".
-        intrinsics: (subjects, cameras, 9) float32, see ``common.camera``.
-        up: (subjects, cameras, 3) float32, the world's upward direction in camera space.
-        camera_height: (subjects, cameras) float32, of the camera above the floor, metres.
+        intrinsics: (sequences, cameras, 9) float32, see ``common.camera``.
+        up: (sequences, cameras, 3) float32, the world's upward direction in camera space.
+        camera_height: (sequences, cameras) float32, of the camera above the floor, metres.
         skeleton: the J joints.
         missing: sequences of the protocol that the files lack, one line an action.
     """
@@ -149,14 +149,14 @@ class PoseDataset:
 
     def batch(self, index: Tensor) -> PoseBatch:
         """The poses of these indices (B,), as they are."""
-        subject, camera = self.subject[index].long(), self.camera[index].long()
+        sequence, camera = self.sequence[index].long(), self.camera[index].long()
         return PoseBatch(
             index=index,
             inputs_2d=self.inputs_2d[index],
             targets_3d=self.targets_3d[index],
             root_3d=self.root_3d[index],
-            intrinsics=self.intrinsics[subject, camera],
-            up=self.up[subject, camera],
+            intrinsics=self.intrinsics[sequence, camera],
+            up=self.up[sequence, camera],
             action=self.action[index],
         )
 
@@ -508,8 +508,11 @@ class _DatasetBuilder:
         """
         clips = self._select_joints(subjects)
         missing = self._missing(subjects)
-        cameras = {subject: self.info.cameras(subject) for subject in subjects}
-        total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
+        cameras = [
+            self.info.cameras_of(subject, name, self.positions[subject][name])
+            for subject, name, _ in clips
+        ]
+        total = sum(frames * len(own) for (_, _, frames), own in zip(clips, cameras, strict=True))
         size = total * sum(tensor.nbytes for tensor in self._empty_tensors(1).values())
         remedy = "give a larger --downsample, or fewer --actions"
         refuse_too_large(size, torch.device("cpu"), f"a data set of {total:,} poses", remedy)
@@ -517,7 +520,7 @@ class _DatasetBuilder:
         start = 0
         for number, (subject, name, frames) in enumerate(clips):
             action = self.actions.index(action_of(name))
-            for view, camera in enumerate(cameras[subject]):
+            for view, camera in enumerate(cameras[number]):
                 rows = slice(start, start := start + frames)
                 ids = (subjects.index(subject), number, action, view)
                 for key, value in zip(_IDS, ids, strict=True):
@@ -667,8 +670,8 @@ class _DatasetBuilder:
 
 
 def _stack_by_camera(
-    cameras: dict[str, tuple[Camera, ...]], value: Callable[[Camera], Tensor]
+    cameras: Sequence[tuple[Camera, ...]], value: Callable[[Camera], Tensor]
 ) -> Tensor:
-    """A value of each camera, () or (n,) -> (subjects, cameras), or with n at the end, float32."""
-    rows = [torch.stack([value(camera) for camera in row]) for row in cameras.values()]
+    """A value of each camera, () or (n,) -> (sequences, cameras), or with n at the end, float32."""
+    rows = [torch.stack([value(camera) for camera in row]) for row in cameras]
     return torch.stack(rows).float()
