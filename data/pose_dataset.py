@@ -5,6 +5,7 @@ A data set has N poses, one for each frame of each sequence in each camera. All 
 device. An epoch is a permutation of indices that is cut into slices; no Python code runs per pose.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,11 +34,13 @@ from data.datasets import DatasetInfo, action_of
 from data.joint_order import read_joint_order
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array
+from data.shifts import drawn_shift
 from data.telling import Telling
 
 Sequences = dict[str, dict[str, Any]]  # {subject: {sequence: arrays}}
 _IDS = ("subject", "sequence", "action", "camera")
 
+_WRONG_FOCALS = 0.5  # share of the poses whose focal length is wrong
 _SAMPLED_FRAMES = 4  # of each sequence and camera, for the checks
 
 
@@ -176,6 +179,25 @@ def augment_batch(batch: PoseBatch, augmentation: Augmentation, skeleton: Skelet
     return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented, root_3d=root, up=up)
 
 
+def shift_batch(batch: PoseBatch, shift: Callable[[Tensor], Tensor]) -> PoseBatch:
+    """The batch with 2D joints of a detector that sees the joints (B, J, 3), camera space, where
+    ``shift`` moves them. The poses to predict stay; a detector's error is kept."""
+    joints = batch.targets_3d + batch.root_3d.unsqueeze(1)
+    seen = reproject(batch.inputs_2d, joints, shift(joints), batch.intrinsics)
+    return replace(batch, inputs_2d=seen)
+
+
+def with_wrong_focals(batch: PoseBatch, sigma: float, generator: torch.Generator) -> PoseBatch:
+    """The batch with focal lengths times exp(N(0, sigma)) in half of the poses, as somebody knows
+    them who guesses; the 2D joints are what the true cameras saw."""
+    device = batch.intrinsics.device
+    drawn = torch.randn(len(batch), 1, generator=generator, device=device)
+    wrong = torch.rand(len(batch), 1, generator=generator, device=device) < _WRONG_FOCALS
+    factor = torch.where(wrong, (sigma * drawn).exp(), 1.0)
+    focal, others = batch.intrinsics.split([2, 7], dim=1)
+    return replace(batch, intrinsics=torch.cat([factor * focal, others], dim=1))
+
+
 @dataclass
 class PoseLoader:
     """Cuts a data set into batches.
@@ -191,6 +213,9 @@ class PoseLoader:
         augmentation: applied to the poses of a training epoch. Unless ``flips`` is set, each pose
             is also mirrored with probability 1/2. None leaves the poses as they are.
         telling: what the network is told of the poses of a training epoch; None tells nothing.
+        keypoint_shift: strength of ``data.shifts.drawn_shift`` on the 2D joints of a training
+            epoch; 0 leaves them where they are.
+        focal_sigma: of :func:`with_wrong_focals` in a training epoch; 0 leaves the focal lengths.
         poses: of a training epoch, at most. A shorter epoch takes others each time.
         rank: number of this process, from 0. It gets its share of every batch.
         world_size: number of processes.
@@ -202,6 +227,8 @@ class PoseLoader:
     flips: bool = False
     augmentation: Augmentation | None = None
     telling: Telling | None = None
+    keypoint_shift: float = 0.0
+    focal_sigma: float = 0.0
     poses: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -242,12 +269,26 @@ class PoseLoader:
                 batch = batch.mirrored(flipped, self.dataset.skeleton)
             if self.augmentation:
                 batch = augment_batch(batch, self.augmentation, self.dataset.skeleton)
+            batch_id = f"{self.seed} {epoch} {number} {self.rank}"
+            if self.keypoint_shift or self.focal_sigma:
+                batch = self._as_detected(batch, batch_id)
             if self.telling:
                 of_pose = (batch.targets_3d, batch.up, self.dataset.skeleton)
-                batch_id = f"{self.seed} {epoch} {number} {self.rank}"
                 known = self.telling.known_of(*of_pose, epoch, batch_id)
                 batch = replace(batch, known=known)
             yield batch
+
+    def _as_detected(self, batch: PoseBatch, batch_id: str) -> PoseBatch:
+        """Shift the 2D joints and change the focal lengths, with a generator of their own: all else
+        is drawn as without them."""
+        generator = torch.Generator(batch.index.device)
+        generator.manual_seed(zlib.crc32(f"as detected {batch_id}".encode()))
+        if self.keypoint_shift:
+            skeleton, strength = self.dataset.skeleton, self.keypoint_shift
+            batch = shift_batch(batch, lambda p: drawn_shift(p, skeleton, strength, generator))
+        if self.focal_sigma:
+            batch = with_wrong_focals(batch, self.focal_sigma, generator)
+        return batch
 
     def _own_share(self, global_batch: Tensor) -> tuple[Tensor, float]:
         """This process's part of a global batch, and its ``PoseBatch.loss_weight``.
