@@ -81,3 +81,11 @@ def test_each_sequence_has_cameras_of_its_own_the_same_in_every_run(tmp_path):
     lowest = (points * batch.up.unsqueeze(1)).sum(2).amin(1)
     heights = sets[0].camera_height[sets[0].sequence.long(), sets[0].camera.long()]
     assert ((lowest + heights) - 0.1).abs().max() < 0.25  # the feet are near the floor
+
+
+def test_all_persons_of_the_shared_data_pass_the_checks():
+    splits = [MOCAP.subjects_train, MOCAP.subjects_test]
+    options = {"actions": ["clip", "sneak"], "downsample": 45}
+    for dataset in load_pose_datasets(MOCAP, ROOT / "dataset", splits, H36M_17, **options):
+        assert {name.split("/")[0] for name in dataset.sequences} == set(dataset.subjects)
+        assert dataset.missing == ()
