@@ -126,8 +126,10 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     accelerate(lifter.networks().values(), test_set.inputs_2d.device, args.compile, args.tf32)
     departing = departures(source.checkpoint.get("options"), SCRIPT)
     header = describe(lifter, test_set, args.keypoints, departing)
-    test_set, remarks = with_other_cameras(test_set, args.pan, args.focal_scale, lifter)
-    header.pan, header.focal_scale = remarks.get("pan"), remarks.get("focal_scale")
+    test_set, remarks = with_other_cameras(
+        test_set, args.pan, args.focal_scale, lifter, args.joints_of
+    )
+    vars(header).update(remarks)
     if args.ray_fit:
         header.ray_fit = ray_fit_remark(lifter, args.keypoints)
     if args.show_root:

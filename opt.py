@@ -19,6 +19,7 @@ from models.norm import NORMS
 from training import flag_types as types
 from training import settings
 from training.flag_types import Add, Switch, flag_groups
+from training.pose_flags import add_pose_flags
 from training.published_flags import add_inert_flags
 from training.run_flags import add_run_flags
 
@@ -69,6 +70,8 @@ GROUND_TRUTH = {  # main_gcn.py
     "turn": 0.5,  # augmentation: probability of a turn about the vertical
     "tilt": 0.0,  # augmentation: degrees of a tilt, standard deviation
     "keep_ground": False,  # augmentation: the lowest joint keeps its height
+    "keypoint_shift": 0.0,  # train on joints where detectors see them: strength
+    "focal_sigma": 0.0,  # train on wrong focal lengths, in half of the poses: exp(N(0, sigma))
     "flip_test": False,  # test the mean of a pose and its mirrored twin
     "snapshot": 5,  # epochs between two checkpoints that are kept
 }
@@ -126,6 +129,8 @@ DETECTED = {  # main_graph.py
     "turn": 0.5,  # augmentation: probability of a turn about the vertical
     "tilt": 0.0,  # augmentation: degrees of a tilt, standard deviation
     "keep_ground": False,  # augmentation: the lowest joint keeps its height
+    "keypoint_shift": 0.0,  # train on joints where detectors see them: strength
+    "focal_sigma": 0.0,  # train on wrong focal lengths, in half of the poses: exp(N(0, sigma))
     "flip_test": True,  # test the mean of a pose and its mirrored twin
     "snapshot": 5,  # epochs between two checkpoints that are kept
     "pro_train": 0,  # 1 trains
@@ -143,9 +148,14 @@ _STRONG = {
     "optimizer": "adamw", "lr": 3e-3, "schedule": "cosine", "warmup": 1000, "ema": 0.9995,
     "max_norm": 1.0, "batch_size": 256, "epochs": 3, "flip_test": True,
 }
+_PERSON = _STRONG | {"keep_ground": True, "tell_body": True, "tell_gravity": True}
 RECIPES = {
     "strong": _STRONG,
-    "person": _STRONG | {"keep_ground": True, "tell_body": True, "tell_gravity": True},
+    "person": _PERSON,
+    "own_data": _PERSON | {
+        "dataset": "mocap", "keypoints": "noisy", "joints": 17, "hid_dim": 128,
+        "keypoint_shift": 1.0, "focal_sigma": 0.2, "batch_size": 128, "epochs": 30,
+    },
     "quick": _STRONG | {
         "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 100,
         "ema": 0.998,
@@ -293,17 +303,7 @@ def _recipe_flags(add: Add, schedule: str) -> None:
     add("--tell_body", action=Switch,
         help="the network can be told the proportions and the size of the person")
     add("--tell_gravity", action=Switch, help="the network can be told where up is")
-    add("--augment", action=Switch,
-        help="train on changed bodies, turned about the vertical, mirrored, and projected anew")
-    add("--bone_sigma", type=types.non_negative, metavar="S",
-        help="--augment: bone lengths times exp(N(0, S)), by kind of bone")
-    add("--size_sigma", type=types.non_negative, metavar="S",
-        help="--augment: the body's size times exp(N(0, S))")
-    add("--turn", type=types.share, metavar="P", help="--augment: share of turned poses")
-    add("--tilt", type=types.non_negative, metavar="DEG",
-        help="--augment: a turn by N(0, DEG) about a horizontal axis")
-    add("--keep_ground", action=Switch,
-        help="--augment: the root moves up or down so that the lowest joint keeps its height")
+    add_pose_flags(add)
     add("--optimizer", type=str.lower, choices=("adam", "adamw", "sgd"),
         help="adamw and sgd decay the weights; sgd has momentum 0.9 (Nesterov)")
     add("--weight_decay", type=types.non_negative, metavar="W",

@@ -13,7 +13,7 @@ where MediaPipe is installed (``make video VIDEO=...``). ``docs/own-data.md`` sh
 The output has the fields of :class:`common.prediction.Prediction`, which ``Lifter`` gives in
 Python::
 
-    lifter = Lifter.load("checkpoint/mocap.pth.tar")
+    lifter = Lifter.load("checkpoint/own_data.pth.tar")
     prediction = lifter(keypoints, size=(1920, 1080), format="coco17", fov=60)
 """
 
@@ -40,7 +40,7 @@ from training.lifter import Lifter
 from training.predicting import FILTERS, Given, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
-WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "mocap.pth.tar"
+WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "own_data.pth.tar"
 _NAMED_PERSONS = 10
 _PIXELS = whole(1, 10**6)
 

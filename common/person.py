@@ -66,8 +66,8 @@ class PersonStatistics:
     Attributes:
         proportions: J - 1 means of ``Known.proportions``.
         size: mean of ``Known.size``, metres.
-        ankle_height: of the lowest joint above the floor: the median over a person's frames, mean
-            over persons, metres. None where the cameras are not known.
+        ankle_height: of the lowest joint above the floor: the median over a person's frames, and
+            of these over persons, metres. None where the cameras are not known.
         screen_sigma: root mean square error of the 2D joints along x and y, screen units. None
             where the cameras are not known.
         length_sigmas: J - 1 sigmas for told lengths, metres: the root mean square difference of a

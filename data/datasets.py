@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from data.cameras import Camera, h36m_cameras
+from data.cameras import Camera, h36m_cameras, virtual_cameras
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,10 @@ class DatasetInfo:
         actions: names, in the order of the result table. A sequence is named "action" or
             "action k".
         cameras: function from a subject's name to the cameras that recorded the subject.
+        virtual_cameras: function from "subject/sequence" and its joints (T, J, 3) in world metres
+            to as many cameras for each sequence; None where those of the subject recorded it.
         trials: number of sequences that every subject has of each action. If there are fewer, they
-            are reported as missing.
+            are reported as missing. 0 where subjects have different actions.
         excluded: (subject, sequence) pairs that are not used: the protocol excludes them, or the
             subject has no such sequence.
         advice: how to get the files, for the message that they are missing.
@@ -46,6 +49,13 @@ class DatasetInfo:
     mean_over: str = "actions"
     pose_counts: Mapping[str, int] = field(default_factory=dict)
     h36m_protocol: bool = False
+    virtual_cameras: Callable[[str, Tensor], tuple[Camera, ...]] | None = None
+
+    def cameras_of(self, subject: str, sequence: str, motion: Tensor) -> tuple[Camera, ...]:
+        """The cameras of a sequence, whose joints are ``motion`` (T, J, 3), world metres."""
+        if self.virtual_cameras:
+            return self.virtual_cameras(f"{subject}/{sequence}", motion)
+        return self.cameras(subject)
 
     def compare_with_protocol(self, split: str, found: int) -> str:
         """Compare a number of poses with the protocol's "train" or "test" split, as text."""
@@ -128,6 +138,27 @@ HDM05 = DatasetInfo(
     h36m_protocol=True,
 )  # fmt: skip
 
+# HDM05 and clips of CMU's motion capture, for networks that lift anyone's keypoints. No test person
+# of CMU has the number of one who is trained on; persons that CMU does not number may be the same.
+MOCAP = DatasetInfo(
+    name="mocap",
+    subjects_train=(
+        *HDM05.subjects_train, "01", "02", "03", "07", "09", "11", "131", "acrobatics", "backflip",
+        "basketball", "charleston", "lambada", "monkey", "pirouette", "zombie",
+    ),
+    subjects_test=(*HDM05.subjects_test, "13", "135", "35", "49"),
+    actions=(*HDM05.actions, "clip"),
+    cameras=lambda subject: (),
+    virtual_cameras=virtual_cameras,
+    trials=0,
+    excluded=(),
+    advice=(
+        "mocap has 3D joints only, for --keypoints gt and --keypoints noisy; if its 3D file is "
+        "gone from dataset/, 'git checkout dataset' restores it"
+    ),
+    pose_counts={"train": 50_720, "test": 21_672},
+)  # fmt: skip
+
 # The test set of MPI-INF-3DHP. Each subject was recorded in one scene; it takes the place of the
 # action in the result table.
 SCENES_3DHP = {
@@ -180,4 +211,4 @@ MPI_INF_3DHP = DatasetInfo(
     pose_counts={"test": 2_929},
 )
 
-DATASETS = {info.name: info for info in (H36M, HDM05, MPI_INF_3DHP)}
+DATASETS = {info.name: info for info in (H36M, HDM05, MOCAP, MPI_INF_3DHP)}

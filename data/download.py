@@ -34,7 +34,7 @@ from common.extras import require
 from common.files import atomic_write, os_errors_as_user_errors
 from common.parser import Parser
 from common.progress import follow
-from data.datasets import H36M, HDM05, MPI_INF_3DHP, DatasetInfo
+from data.datasets import H36M, HDM05, MOCAP, MPI_INF_3DHP, DatasetInfo
 from data.npz_io import load_object_array
 
 _DATASET = Path(__file__).resolve().parents[1] / "dataset"
@@ -109,6 +109,7 @@ _SH_PT = _npz(
     made_from=_ARCHIVE.name,
 )
 _HDM05 = _npz(HDM05, HDM05.file_3d(), "git checkout dataset")
+_MOCAP = _npz(MOCAP, MOCAP.file_3d(), "git checkout dataset")
 _TO_PREPARE_3DHP = "python data/prepare_data_3dhp.py mpi_inf_3dhp_test_set"
 _3DHP = _npz(MPI_INF_3DHP, MPI_INF_3DHP.file_3d(), _TO_PREPARE_3DHP)
 _3DHP_2D = _npz(MPI_INF_3DHP, MPI_INF_3DHP.file_2d("gt"), _TO_PREPARE_3DHP)
@@ -116,12 +117,14 @@ _3DHP_2D = _npz(MPI_INF_3DHP, MPI_INF_3DHP.file_2d("gt"), _TO_PREPARE_3DHP)
 FILES = {
     file.name: file
     for file in (
-        _HDM05, _LABELS, _PROJECTED, _CPN, _DETECTRON, _SH_FT, _SH_PT, _ARCHIVE, _3DHP, _3DHP_2D
+        _HDM05, _MOCAP, _LABELS, _PROJECTED, _CPN, _DETECTRON, _SH_FT, _SH_PT, _ARCHIVE, _3DHP,
+        _3DHP_2D,
     )
 }  # fmt: skip
 # The files that an experiment needs; ground-truth 2D is projected where there is no file of it.
 EXPERIMENTS = {
     "main_gcn.py, hdm05": (_HDM05,),
+    "main_gcn.py, mocap": (_MOCAP,),
     "main_gcn.py, gt": (_LABELS,),
     "main_graph.py, cpn_ft_h36m_dbb": (_LABELS, _CPN),
     "main_graph.py, detectron_ft_h36m": (_LABELS, _DETECTRON),

@@ -5,6 +5,7 @@ A data set has N poses, one for each frame of each sequence in each camera. All 
 device. An epoch is a permutation of indices that is cut into slices; no Python code runs per pose.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,11 +34,13 @@ from data.datasets import DatasetInfo, action_of
 from data.joint_order import read_joint_order
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array
+from data.shifts import drawn_shift
 from data.telling import Telling
 
 Sequences = dict[str, dict[str, Any]]  # {subject: {sequence: arrays}}
 _IDS = ("subject", "sequence", "action", "camera")
 
+_WRONG_FOCALS = 0.5  # share of the poses whose focal length is wrong
 _SAMPLED_FRAMES = 4  # of each sequence and camera, for the checks
 
 
@@ -108,11 +111,11 @@ class PoseDataset:
         targets_3d: (N, J, 3) float32, camera space, metres, relative to the root (joint 0).
         root_3d: (N, 3) float32, position of the root in camera space, metres.
         subject, sequence, action: (N,) int16, indices into the names below.
-        camera: (N,) int16, index into the cameras of the pose's subject.
+        camera: (N,) int16, index into the cameras of the pose's sequence.
         subjects, sequences, actions: names; a sequence is named "subject/sequence".
-        intrinsics: (subjects, cameras, 9) float32, see ``common.camera``.
-        up: (subjects, cameras, 3) float32, the world's upward direction in camera space.
-        camera_height: (subjects, cameras) float32, of the camera above the floor, metres.
+        intrinsics: (sequences, cameras, 9) float32, see ``common.camera``.
+        up: (sequences, cameras, 3) float32, the world's upward direction in camera space.
+        camera_height: (sequences, cameras) float32, of the camera above the floor, metres.
         skeleton: the J joints.
         missing: sequences of the protocol that the files lack, one line an action.
     """
@@ -149,14 +152,14 @@ class PoseDataset:
 
     def batch(self, index: Tensor) -> PoseBatch:
         """The poses of these indices (B,), as they are."""
-        subject, camera = self.subject[index].long(), self.camera[index].long()
+        sequence, camera = self.sequence[index].long(), self.camera[index].long()
         return PoseBatch(
             index=index,
             inputs_2d=self.inputs_2d[index],
             targets_3d=self.targets_3d[index],
             root_3d=self.root_3d[index],
-            intrinsics=self.intrinsics[subject, camera],
-            up=self.up[subject, camera],
+            intrinsics=self.intrinsics[sequence, camera],
+            up=self.up[sequence, camera],
             action=self.action[index],
         )
 
@@ -176,6 +179,25 @@ def augment_batch(batch: PoseBatch, augmentation: Augmentation, skeleton: Skelet
     return replace(batch, inputs_2d=inputs_2d, targets_3d=augmented, root_3d=root, up=up)
 
 
+def shift_batch(batch: PoseBatch, shift: Callable[[Tensor], Tensor]) -> PoseBatch:
+    """The batch with 2D joints of a detector that sees the joints (B, J, 3), camera space, where
+    ``shift`` moves them. The poses to predict stay; a detector's error is kept."""
+    joints = batch.targets_3d + batch.root_3d.unsqueeze(1)
+    seen = reproject(batch.inputs_2d, joints, shift(joints), batch.intrinsics)
+    return replace(batch, inputs_2d=seen)
+
+
+def with_wrong_focals(batch: PoseBatch, sigma: float, generator: torch.Generator) -> PoseBatch:
+    """The batch with focal lengths times exp(N(0, sigma)) in half of the poses, as somebody knows
+    them who guesses; the 2D joints are what the true cameras saw."""
+    device = batch.intrinsics.device
+    drawn = torch.randn(len(batch), 1, generator=generator, device=device)
+    wrong = torch.rand(len(batch), 1, generator=generator, device=device) < _WRONG_FOCALS
+    factor = torch.where(wrong, (sigma * drawn).exp(), 1.0)
+    focal, others = batch.intrinsics.split([2, 7], dim=1)
+    return replace(batch, intrinsics=torch.cat([factor * focal, others], dim=1))
+
+
 @dataclass
 class PoseLoader:
     """Cuts a data set into batches.
@@ -191,6 +213,9 @@ class PoseLoader:
         augmentation: applied to the poses of a training epoch. Unless ``flips`` is set, each pose
             is also mirrored with probability 1/2. None leaves the poses as they are.
         telling: what the network is told of the poses of a training epoch; None tells nothing.
+        keypoint_shift: strength of ``data.shifts.drawn_shift`` on the 2D joints of a training
+            epoch; 0 leaves them where they are.
+        focal_sigma: of :func:`with_wrong_focals` in a training epoch; 0 leaves the focal lengths.
         poses: of a training epoch, at most. A shorter epoch takes others each time.
         rank: number of this process, from 0. It gets its share of every batch.
         world_size: number of processes.
@@ -202,6 +227,8 @@ class PoseLoader:
     flips: bool = False
     augmentation: Augmentation | None = None
     telling: Telling | None = None
+    keypoint_shift: float = 0.0
+    focal_sigma: float = 0.0
     poses: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -242,12 +269,26 @@ class PoseLoader:
                 batch = batch.mirrored(flipped, self.dataset.skeleton)
             if self.augmentation:
                 batch = augment_batch(batch, self.augmentation, self.dataset.skeleton)
+            batch_id = f"{self.seed} {epoch} {number} {self.rank}"
+            if self.keypoint_shift or self.focal_sigma:
+                batch = self._as_detected(batch, batch_id)
             if self.telling:
                 of_pose = (batch.targets_3d, batch.up, self.dataset.skeleton)
-                batch_id = f"{self.seed} {epoch} {number} {self.rank}"
                 known = self.telling.known_of(*of_pose, epoch, batch_id)
                 batch = replace(batch, known=known)
             yield batch
+
+    def _as_detected(self, batch: PoseBatch, batch_id: str) -> PoseBatch:
+        """Shift the 2D joints and change the focal lengths, with a generator of their own: all else
+        is drawn as without them."""
+        generator = torch.Generator(batch.index.device)
+        generator.manual_seed(zlib.crc32(f"as detected {batch_id}".encode()))
+        if self.keypoint_shift:
+            skeleton, strength = self.dataset.skeleton, self.keypoint_shift
+            batch = shift_batch(batch, lambda p: drawn_shift(p, skeleton, strength, generator))
+        if self.focal_sigma:
+            batch = with_wrong_focals(batch, self.focal_sigma, generator)
+        return batch
 
     def _own_share(self, global_batch: Tensor) -> tuple[Tensor, float]:
         """This process's part of a global batch, and its ``PoseBatch.loss_weight``.
@@ -508,8 +549,11 @@ class _DatasetBuilder:
         """
         clips = self._select_joints(subjects)
         missing = self._missing(subjects)
-        cameras = {subject: self.info.cameras(subject) for subject in subjects}
-        total = sum(frames * len(cameras[subject]) for subject, _, frames in clips)
+        cameras = [
+            self.info.cameras_of(subject, name, self.positions[subject][name])
+            for subject, name, _ in clips
+        ]
+        total = sum(frames * len(own) for (_, _, frames), own in zip(clips, cameras, strict=True))
         size = total * sum(tensor.nbytes for tensor in self._empty_tensors(1).values())
         remedy = "give a larger --downsample, or fewer --actions"
         refuse_too_large(size, torch.device("cpu"), f"a data set of {total:,} poses", remedy)
@@ -517,7 +561,7 @@ class _DatasetBuilder:
         start = 0
         for number, (subject, name, frames) in enumerate(clips):
             action = self.actions.index(action_of(name))
-            for view, camera in enumerate(cameras[subject]):
+            for view, camera in enumerate(cameras[number]):
                 rows = slice(start, start := start + frames)
                 ids = (subjects.index(subject), number, action, view)
                 for key, value in zip(_IDS, ids, strict=True):
@@ -667,8 +711,8 @@ class _DatasetBuilder:
 
 
 def _stack_by_camera(
-    cameras: dict[str, tuple[Camera, ...]], value: Callable[[Camera], Tensor]
+    cameras: Sequence[tuple[Camera, ...]], value: Callable[[Camera], Tensor]
 ) -> Tensor:
-    """A value of each camera, () or (n,) -> (subjects, cameras), or with n at the end, float32."""
-    rows = [torch.stack([value(camera) for camera in row]) for row in cameras.values()]
+    """A value of each camera, () or (n,) -> (sequences, cameras), or with n at the end, float32."""
+    rows = [torch.stack([value(camera) for camera in row]) for row in cameras]
     return torch.stack(rows).float()

@@ -3,6 +3,8 @@
 
     python data/prepare_data_asfamc.py hdm05.zip --output dataset/data_3d_hdm05.npz
 
+Several archives make one data set. ``dataset/README.md`` has the commands of the bundled files.
+
 An ASF file describes a skeleton, an AMC file has its joint angles in each frame. Forward kinematics
 computes the end of every bone. The 17 ends that match Human3.6M's joints are kept, in metres, z up.
 The output npz file has {subject: {"action trial": (T, 17, 3) float32}} under ``positions_3d``.
@@ -14,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -332,19 +335,27 @@ def read_source(source: Path) -> tuple[dict[str, Asf], dict[str, tuple[str, str]
     return skeletons, motions
 
 
-def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np.ndarray]]:
-    """Convert all clips of an archive or folder: {subject: {"action trial": (T, 17, 3) float32}}.
+def convert(
+    source: Path, rate_in: int, rate_out: int, left_out: Sequence[str] = ()
+) -> dict[str, dict[str, np.ndarray]]:
+    """Convert the clips of an archive or folder: {subject: {"action trial": (T, 17, 3) float32}}.
 
     Args:
         rate_in: frame rate in Hz of files whose name does not have it.
         rate_out: frame rate in Hz of the result. Every (rate_in / rate_out)-th frame is kept,
             beginning with the first.
+        left_out: patterns of the stems of AMC files that are not converted, as of a shell.
 
     Raises:
         UserError: see the parsers; also if two clips have the same name, a skeleton is missing, or
             ``rate_out`` does not divide the frame rate of a file.
     """
     skeletons, motions = read_source(source)
+    motions = {
+        name: (stem, text)
+        for name, (stem, text) in motions.items()
+        if not any(fnmatchcase(stem, pattern) for pattern in left_out)
+    }
     positions: dict[str, dict[str, np.ndarray]] = {}
     for name, (stem, text) in follow(motions.items(), "clips", len(motions), "clip"):
         subject, sequence, rate = clip_name(stem)
@@ -362,33 +373,77 @@ def convert(source: Path, rate_in: int, rate_out: int) -> dict[str, dict[str, np
     return positions
 
 
+def convert_all(
+    sources: Sequence[Path], rate_in: int, rate_out: int, left_out: Sequence[str] = ()
+) -> dict[str, dict[str, np.ndarray]]:
+    """The clips of several archives or folders, as :func:`convert` gives them.
+
+    Raises:
+        UserError: see there; also if two of them have a subject of the same name, who may be two
+            persons.
+    """
+    positions: dict[str, dict[str, np.ndarray]] = {}
+    for source in sources:
+        found = convert(source, rate_in, rate_out, left_out)
+        if both := sorted(positions.keys() & found.keys()):
+            raise UserError(f"{source}: subject {both[0]} is in another source too: rename one")
+        positions |= found
+    return positions
+
+
+def cut(clips: dict[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """Cut clips (T, 17, 3) of more than ``most`` frames into parts of nearly equal length.
+
+    "walk 3" becomes "walk 3 part 1", "walk 3 part 2", ...; shorter clips keep their name.
+    """
+    parts = {}
+    for name, clip in clips.items():
+        pieces = np.array_split(clip, -(-len(clip) // most))
+        for number, piece in enumerate(pieces, 1):
+            parts[f"{name} part {number}" if len(pieces) > 1 else name] = piece
+    return parts
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "source", type=Path, help="folder or archive (zip, tar, tgz) of .asf and .amc files"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="npz file to write")
-    parser.add_argument(
-        "--rate_in", type=int, default=120, metavar="HZ",
-        help="frame rate of files whose name does not have it (default: 120)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--rate_out",
-        type=int,
-        default=30,
-        metavar="HZ",
-        help="frame rate of the output (default: 30)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
-    args = parser.parse_args(argv)
-    refuse_existing([args.output], args.force, [args.source])
+    args = _build_parser().parse_args(argv)
+    refuse_existing([args.output], args.force, args.sources)
     if args.rate_in < 1 or args.rate_out < 1:
         raise UserError("--rate_in and --rate_out: give frame rates of at least 1 Hz")
-    positions = convert(args.source, args.rate_in, args.rate_out)
+    if args.longest < 0:
+        raise UserError("--longest: give a number of frames, or 0")
+    positions = convert_all(args.sources, args.rate_in, args.rate_out, args.leave_out)
+    if args.longest:
+        positions = {subject: cut(clips, args.longest) for subject, clips in positions.items()}
+    if args.decimals is not None:
+        positions = {
+            subject: {name: clip.round(args.decimals) for name, clip in clips.items()}
+            for subject, clips in positions.items()
+        }
     save_object_arrays(args.output, positions_3d=positions)
     frames = sum(len(clip) for clips in positions.values() for clip in clips.values())
     clips = sum(map(len, positions.values()))
     print(f"{args.output}: {len(positions)} subjects, {clips} sequences, {frames:,} frames")
+
+
+def _build_parser() -> Parser:
+    # fmt: off
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("sources", type=Path, nargs="+", metavar="source",
+        help="folders or archives (zip, tar, tgz) of .asf and .amc files")
+    add("--output", type=Path, required=True, help="npz file to write")
+    add("--rate_in", type=int, default=120, metavar="HZ",
+        help="frame rate of files whose name does not have it (default: 120)")
+    add("--rate_out", type=int, default=30, metavar="HZ",
+        help="frame rate of the output (default: 30)")
+    add("--leave_out", nargs="+", default=[], metavar="PATTERN",
+        help="clips to leave out, by the names of their .amc files, such as 01_0[2-4] or 'tea*'")
+    add("--longest", type=int, default=0, metavar="FRAMES",
+        help="cut clips of more frames of the output into parts; 0 does not (default)")
+    add("--decimals", type=int, choices=range(2, 7), metavar="N",
+        help="round metres to N decimals, which makes the file smaller: 2 to 6")
+    add("--force", action="store_true", help="replace an existing output")
+    return parser
 
 
 if __name__ == "__main__":

@@ -197,8 +197,8 @@ def test_the_floor_tells_the_size(seen):
     batch = seen.batch(torch.arange(len(seen)))
     true = bone_lengths(pose, H36M_16).mean().item()
     lifter.network.poses = 1.1 * batch.targets_3d  # the network's size is wrong
-    camera, subject = seen.camera.long(), seen.subject.long()
-    height = seen.camera_height[subject, camera]
+    camera, sequence = seen.camera.long(), seen.sequence.long()
+    height = seen.camera_height[sequence, camera]
     given = (lifter, screen, intrinsics, batch.up)
     for sigma in (0.0, None):
         body = with_camera_height(Body("x"), *given, height, camera, sigma)

@@ -222,3 +222,52 @@ def test_an_existing_output_is_kept_unless_forced(folder, tmp_path, call):
     assert status == 2 and "--force" in err and output.read_bytes() == b"mine"
     assert call(main, folder, "--output", output, "--force")[0] == 0
     assert "xy" in load_object_array(output, "positions_3d")
+
+
+@pytest.fixture
+def second(tmp_path, skeleton, motion):
+    """A folder of CMU's form: one person, three clips of 9 frames."""
+    place = tmp_path / "cmu" / "07"
+    place.mkdir(parents=True)
+    (place / "07.asf").write_text(asf_text(skeleton))
+    for trial in ("01", "02", "13"):
+        (place / f"07_{trial}.amc").write_bytes(amc_text(motion).encode("latin-1"))
+    return tmp_path / "cmu"
+
+
+def test_several_sources_are_one_data_set_without_what_is_left_out(
+    folder, second, tmp_path, skeleton, motion, call
+):
+    output = tmp_path / "out.npz"
+    flags = ["--leave_out", "07_0[2-9]", "*sneak*", "--decimals", 3, "--rate_out", 120]
+    assert call(main, folder, second, "--output", output, *flags)[0] == 0
+    positions = load_object_array(output, "positions_3d")
+    assert {who: [*clips] for who, clips in positions.items()} == {
+        "xy": ["squat 7"],
+        "07": ["clip 1", "clip 13"],
+    }
+    joints = positions["07"]["clip 13"]
+    assert joints.dtype == np.float32 and len(joints) == 9
+    expected = np.stack([expected_joints(skeleton, motion, frame) for frame in range(9)])
+    assert 1e-4 < np.abs(joints - expected).max() < 0.00051  # rounded to millimetres
+
+
+def test_a_person_of_two_sources_is_refused(folder, tmp_path, call):
+    status, _, err = call(main, folder, folder, "--output", tmp_path / "out.npz")
+    assert status == 2 and "subject xy is in another source too" in err and err.count("\n") == 1
+
+
+def test_long_clips_are_cut_into_parts_that_together_are_the_clip(second, tmp_path, call):
+    for longest, name in ((0, "whole"), (4, "parts"), (9, "same")):
+        flags = ["--rate_out", 120, "--longest", longest, "--output", tmp_path / f"{name}.npz"]
+        assert call(main, second, *flags)[0] == 0
+    whole, parts, same = (
+        load_object_array(tmp_path / f"{name}.npz", "positions_3d")["07"]
+        for name in ("whole", "parts", "same")
+    )
+    assert [*whole] == [*same] == ["clip 1", "clip 2", "clip 13"]
+    pieces = [parts[f"clip 2 part {number}"] for number in (1, 2, 3)]
+    assert [len(piece) for piece in pieces] == [3, 3, 3]
+    assert np.array_equal(np.concatenate(pieces), whole["clip 2"])
+    status, _, err = call(main, second, "--longest", "-1", "--output", tmp_path / "no.npz")
+    assert status == 2 and "--longest" in err and not (tmp_path / "no.npz").exists()

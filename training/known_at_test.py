@@ -109,7 +109,8 @@ def known_at_test(
             }
         if body.how and not body.proportions:
             remarks.append(f"of {name}, {body.how}")
-    up = dataset.up[subject, dataset.camera.long()] if args.gravity == "camera" else None
+    views = dataset.sequence.long(), dataset.camera.long()
+    up = dataset.up[views] if args.gravity == "camera" else None
     nothing = (torch.full((1, skeleton.num_joints - 1), torch.nan), torch.full((1,), torch.nan))
     proportions, sizes = (
         torch.cat([nothing[i] if row[i] is None else row[i] for row in rows]).to(subject.device)
@@ -144,6 +145,8 @@ def _body_of(
         body = body.with_size(size.mean().item(), "is the true one")
     elif args.body_size == "camera_height":
         camera = dataset.camera[batch.index].long()
-        height = dataset.camera_height[number, camera]
+        height = dataset.camera_height[dataset.sequence[batch.index].long(), camera]
+        # A number of a camera that is at another height in another sequence is another camera.
+        camera = torch.stack([camera, height], dim=1).unique(dim=0, return_inverse=True)[1]
         body = with_camera_height(body, *given, batch.up, height, camera, sigma)
     return body, truth

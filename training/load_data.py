@@ -69,6 +69,8 @@ def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoade
         world_size=distributed.world_size(),
         augmentation=Augmentation(*strengths) if args.augment else None,
         telling=Telling(args.tell_body, args.tell_gravity, args.epochs) if told else None,
+        keypoint_shift=args.keypoint_shift,
+        focal_sigma=args.focal_sigma,
         poses=args.epoch_poses or None,
     )
 

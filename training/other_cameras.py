@@ -1,4 +1,5 @@
-"""Tests beside the protocol: of a network told a wrong camera, or seeing through a turned one."""
+"""Tests beside the protocol: of a network told a wrong camera, seeing through a turned one, or
+given another detector's joints."""
 
 import math
 from dataclasses import replace
@@ -8,14 +9,19 @@ import torch
 from common.camera import reproject, rotation_about
 from common.errors import UserError
 from common.input_view import rotate
-from data.pose_dataset import PoseDataset
+from data.pose_dataset import PoseDataset, shift_batch
+from data.shifts import shift_of_detector
 from training.lifter import Lifter, check_cameras
 
 _NEAREST = 0.2  # metres: no joint comes nearer to a turned camera
 
 
 def with_other_cameras(
-    dataset: PoseDataset, pan: float, focal_scale: float, lifter: Lifter
+    dataset: PoseDataset,
+    pan: float,
+    focal_scale: float,
+    lifter: Lifter,
+    joints_of: str | None = None,
 ) -> tuple[PoseDataset, dict[str, str]]:
     """The data set as it is to be tested, and remarks on what was changed, by the flags' names.
 
@@ -23,11 +29,17 @@ def with_other_cameras(
         pan: degrees, see ``panned``.
         focal_scale: see ``with_focal_scale``.
         lifter: that is to be tested.
+        joints_of: see ``with_joints_of``; None leaves the joints where they are.
 
     Raises:
         UserError: the change is not possible, or changes nothing.
     """
     remarks = {}
+    if joints_of:
+        dataset = with_joints_of(dataset, joints_of)
+        remarks["joints_of"] = (
+            f"the 2D joints are moved on purpose, to where {joints_of} is taken to see them"
+        )
     if pan:
         dataset = panned(dataset, pan)
         remark = f"the cameras are turned to the right on purpose, by {pan:g} degrees"
@@ -71,6 +83,19 @@ def panned(dataset: PoseDataset, degrees: float) -> PoseDataset:
         root_3d=turned[:, 0],
         up=rotate(dataset.up, rotation),
     )
+
+
+def with_joints_of(dataset: PoseDataset, detector: str) -> PoseDataset:
+    """The poses with 2D joints where a detector of ``data.shifts`` sees them; the errors of those
+    that the data set has stay.
+
+    Raises:
+        UserError: the cameras are not known.
+    """
+    check_cameras(dataset, "leave out --joints_of")
+    everything = dataset.batch(torch.arange(len(dataset), device=dataset.inputs_2d.device))
+    moved = shift_batch(everything, lambda p: shift_of_detector(p, dataset.skeleton, detector))
+    return replace(dataset, inputs_2d=moved.inputs_2d)
 
 
 def with_focal_scale(dataset: PoseDataset, factor: float) -> PoseDataset:

@@ -28,9 +28,11 @@ def person_statistics(dataset: PoseDataset) -> PersonStatistics:
     proportions, size = proportions_and_size(batch.targets_3d, skeleton)
     lengths = bone_lengths(batch.targets_3d, skeleton)
     points = batch.targets_3d + batch.root_3d.unsqueeze(1)
-    subject, camera = (ids[batch.index].long() for ids in (dataset.subject, dataset.camera))
+    subject, sequence, camera = (
+        ids[batch.index].long() for ids in (dataset.subject, dataset.sequence, dataset.camera)
+    )
     heights = (points * batch.up.unsqueeze(1)).sum(dim=2).amin(dim=1)
-    heights = heights + dataset.camera_height[subject, camera]
+    heights = heights + dataset.camera_height[sequence, camera]
     off_mean, ankles = torch.empty_like(lengths), []
     for person in subject.unique():
         rows = subject == person
@@ -45,7 +47,7 @@ def person_statistics(dataset: PoseDataset) -> PersonStatistics:
     return PersonStatistics(
         proportions=tuple(proportions.mean(dim=0).tolist()),
         size=size.mean().item(),
-        ankle_height=_number_if_finite(torch.stack(ankles).mean()),
+        ankle_height=_number_if_finite(torch.stack(ankles).median()),
         screen_sigma=_number_if_finite(noise.square().mean().sqrt()),
         length_sigmas=tuple(length_sigmas.clamp_min(_LEAST_LENGTH_SIGMA).tolist()),
         symmetry_sigma=max((left - right).square().mean().sqrt().item(), _LEAST_SYMMETRY_SIGMA),

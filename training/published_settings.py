@@ -36,6 +36,8 @@ _SHARED = {
     "turn": 0.5,
     "tilt": 0.0,
     "keep_ground": False,
+    "keypoint_shift": 0.0,
+    "focal_sigma": 0.0,
     "optimizer": "adam",
     "weight_decay": None,
     "warmup": 0,

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data.shifts import DETECTORS
 from training import flag_types as types
 from training.flag_types import Add, Switch
 
 # Those that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "ray_fit", "body", "gravity", "body_size", "check_data", "save_every", "on_nan",
+    "ray_fit", "joints_of", "body", "gravity", "body_size", "check_data", "save_every", "on_nan",
     "fallback_dir", "deterministic", "draw",
 )  # fmt: skip
 # What only a training uses; beside --evaluate it changes nothing.
@@ -21,8 +22,8 @@ _OF_TRAINING = {
     "batch_size", "epochs", "epoch_poses", "lr", "loss", "weight_l1", "adj_l1", "schedule",
     "lr_decay", "lr_gamma", "large_decay_epoch", "optimizer", "weight_decay", "max_norm",
     "max_weight_norm", "warmup", "ema", "augment", "bone_sigma", "size_sigma", "turn", "tilt",
-    "keep_ground", "snapshot", "data_augmentation", "network_symmetry",
-    "sym_weight", "sym_signed", "save_model", "save_dir",
+    "keep_ground", "keypoint_shift", "focal_sigma", "snapshot", "data_augmentation",
+    "network_symmetry", "sym_weight", "sym_signed", "save_model", "save_dir",
 }  # fmt: skip
 
 
@@ -92,6 +93,9 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         help="last test: the network is told the camera's vertical")
     add("--body_size", choices=("unknown", "camera_height", "oracle"), default="unknown",
         help="last test: the size of each person, from the camera height, or the true one")
+    add("--joints_of", choices=tuple(DETECTORS), metavar="DETECTOR",
+        help="test: move the 2D joints to where this detector sees them: "
+        + ", ".join(DETECTORS) + " (an estimate, data/shifts.py)")
     add("-r", "--resume", type=types.one_line, metavar="CKPT",
         help="go on exactly where this checkpoint stopped, with its run's flags; a run's folder "
         "stands for its newest checkpoint, auto for the folder of --name or the newest run")

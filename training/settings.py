@@ -42,6 +42,7 @@ _BESIDE = {
     **dict.fromkeys(
         ("bone_sigma", "size_sigma", "turn", "tilt", "keep_ground"), ("augment", (True,))
     ),
+    "focal_sigma": ("root_view", (True,)),
     "weight_decay": ("optimizer", ("adamw", "sgd")),
     "lr_decay": ("schedule", ("exponential", "step")),
     "lr_gamma": ("schedule", ("exponential",)),
@@ -240,7 +241,7 @@ def _check_mode(
     changed = defaults is not None and args.recipe != defaults.get("recipe")
     if args.resume and "recipe" in typed and changed:
         parser.error("--recipe is for a new run: a resumed one keeps its own flags")
-    for key in ("pan", "focal_scale", "ray_fit"):
+    for key in ("pan", "focal_scale", "ray_fit", "joints_of"):
         if getattr(args, key) != parser.get_default(key) and not args.evaluate:
             parser.error(f"--{key} is for testing: give --evaluate CKPT")
 
