@@ -154,7 +154,8 @@ RECIPES = {
     "person": _PERSON,
     "own_data": _PERSON | {
         "dataset": "mocap", "keypoints": "noisy", "joints": 17, "hid_dim": 128,
-        "keypoint_shift": 1.0, "focal_sigma": 0.2, "batch_size": 128, "epochs": 30,
+        "keypoint_shift": 1.0, "focal_sigma": 0.2, "batch_size": 128, "epochs": 24, "lr": 0.008,
+        "ema": 0.999,
     },
     "quick": _STRONG | {
         "batch_size": 64, "epochs": 1, "epoch_poses": 500_000, "lr": 0.016, "warmup": 100,
