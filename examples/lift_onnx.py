@@ -26,6 +26,8 @@ def main(model: str, keypoints: str, width: int, height: int, told: str = "") ->
         focal = 1 / math.tan(math.radians(FOV) / 2)
         inputs["intrinsics"] = np.tile(np.float32([focal, focal] + 7 * [0]), (len(pixels), 1))
     known = np.load(told) if told else {}
+    if other := set(known) - {item.name for item in session.get_inputs()}:
+        sys.exit(f"error: {told}: {model} cannot be told {', '.join(sorted(other))}")
     for item in session.get_inputs():
         if item.name in TOLD:
             values = known.get(item.name, np.nan)

@@ -151,6 +151,9 @@ def test_an_onnx_is_told_what_is_known(with_onnx, checkpoint, call, example, tmp
     one = {name: values[0].numpy() for name, values in vars(known).items()}  # for all images
     np.savez(tmp_path / "told.npz", **one)
     assert np.allclose(example(*given, tmp_path / "told.npz")[0], found[0], atol=1e-5)
+    np.savez(tmp_path / "told.npz", hight=1.8)
+    with pytest.raises(SystemExit, match="cannot be told hight"):
+        example(*given, tmp_path / "told.npz")
 
 
 @pytest.mark.slow
