@@ -9,6 +9,8 @@ input, the network, the mean with the mirrored twin where the checkpoint's run w
 the refinement where there is one. Its results are compared with torch's before it is kept.
 ``docs/deploy.md`` describes inputs and outputs; the file's metadata do so too. ``pip install -r
 requirements-export.txt`` installs what ONNX needs.
+
+A network that can be told a body or where up is has inputs for them: NaN says "not known".
 """
 
 import argparse
@@ -34,6 +36,7 @@ from common.extras import require
 from common.files import atomic_write, check_writable, refuse_existing
 from common.metrics import root_centred
 from common.parser import Parser
+from common.person import Known, proportions_and_size
 from data.cameras import h36m_cameras
 from tools.made_bodies import made_motion
 from training.lifter import Lifter, load_lifter
@@ -46,6 +49,14 @@ _CAMERA = (
     "fx, fy, cx, cy, k1, k2, k3, p1, p2: focal lengths 2 f / w, principal point as the keypoints, "
     "radial and tangential distortion (zeros for none)"
 )
+_TOLD = {
+    "proportions": "(batch, {bones}) float32: for joints 1 to {bones} the length of the bone that "
+    "ends there over the mean length of all bones, left and right alike",
+    "size": "(batch,) float32: the mean length of all bones of the person, metres",
+    "up": "(batch, 3) float32: the upward direction in camera space, a unit vector; (0, -1, 0) if "
+    "the camera is level",
+}
+_OPTIONAL = "; optional: NaN in the whole row of a pose says that it is not known"
 
 
 class Program(nn.Module):
@@ -71,26 +82,45 @@ class Program(nn.Module):
         uses = self.lifter.input_view.uses_intrinsics or self.lifter.post_refine is not None
         return self.with_view and uses
 
-    def forward(self, keypoints: Tensor, intrinsics: Tensor | None = None) -> Tensor:
-        """(B, J, 2 or in_dim), and (B, 9) where it is used -> poses (B, J, 3), root at zero."""
-        return self._poses(self.lifter, keypoints, intrinsics)
+    @property
+    def told_names(self) -> tuple[str, ...]:
+        """The inputs, of those of ``Known``, that the file has."""
+        told = self.lifter.told
+        names = ("proportions", "size") * told.body + ("up",) * told.gravity
+        return names if self.with_view else ()
 
-    def expected(self, keypoints: Tensor, intrinsics: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        keypoints: Tensor,
+        intrinsics: Tensor | None = None,
+        proportions: Tensor | None = None,
+        size: Tensor | None = None,
+        up: Tensor | None = None,
+    ) -> Tensor:
+        """(B, J, 2 or in_dim), (B, 9) where it is used, and the values of ``Known`` -> poses
+        (B, J, 3), root at zero."""
+        return self._poses(self.lifter, keypoints, intrinsics, Known(proportions, size, up))
+
+    def expected(
+        self, keypoints: Tensor, intrinsics: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
         """The same from the network as it is tested."""
-        return self._poses(self.tested, keypoints, intrinsics)
+        return self._poses(self.tested, keypoints, intrinsics, Known(**told))
 
-    def _poses(self, lifter: Lifter, keypoints: Tensor, intrinsics: Tensor | None) -> Tensor:
+    def _poses(
+        self, lifter: Lifter, keypoints: Tensor, intrinsics: Tensor | None, known: Known
+    ) -> Tensor:
         if not self.with_view:
             return self.scale * root_centred(lifter.network(keypoints))
-        pose = lifter.lift(keypoints, intrinsics)
+        pose = lifter.lift(keypoints, intrinsics, known)
         if lifter.post_refine is not None:
             pose = lifter.refine_at(pose, keypoints, intrinsics, depth=None)
         return self.scale * root_centred(pose)
 
     def metadata(self, source: Path, unit: str) -> dict[str, str]:
         """What somebody who has only the file needs to know."""
-        skeleton, view = self.lifter.skeleton, self.lifter.input_view
-        seen = f"{_SCREEN}" if self.with_view else f"as InputView{vars(view)} gives it"
+        skeleton, lifter = self.lifter.skeleton, self.lifter
+        seen = _SCREEN if self.with_view else f"as {lifter.input_view} and {lifter.told} give it"
         space = "the space of the input" if not self.with_view else "camera space"
         facts = {
             "joints": json.dumps(skeleton.names),
@@ -103,40 +133,59 @@ class Program(nn.Module):
             "refined": json.dumps(self.lifter.post_refine is not None),
             "checkpoint": source.name,
         }
-        return facts | ({"intrinsics": f"(batch, 9) float32: {_CAMERA}"} if self.takes_intrinsics
-                        else {})  # fmt: skip
+        if self.takes_intrinsics:
+            facts["intrinsics"] = f"(batch, 9) float32: {_CAMERA}"
+        bones = skeleton.num_joints - 1
+        return facts | {n: _TOLD[n].format(bones=bones) + _OPTIONAL for n in self.told_names}
 
     @property
     def channels(self) -> int:
-        return 2 if self.with_view else self.lifter.input_view.in_dim
+        return 2 if self.with_view else self.lifter.in_dim
 
-    def inputs(self) -> tuple[Tensor, ...]:
-        """Made people before Human3.6M's cameras, whose lenses distort, as the file takes them."""
-        rng, parts = np.random.default_rng(0), []
+    def inputs(self, count: int = _BATCHES[0]) -> dict[str, Tensor]:
+        """Made people before Human3.6M's cameras, whose lenses distort, as the file takes them.
+        All is told of the first, nothing of the second, and some of most others."""
+        rng, parts, skeleton = np.random.default_rng(0), [], self.lifter.skeleton
         for camera in h36m_cameras("S9"):
-            world = made_motion(rng, _BATCHES[0] // 4)[:, list(self.lifter.skeleton.stored)]
+            world = made_motion(rng, _BATCHES[0] // 4)[:, list(skeleton.stored)]
             points = torch.from_numpy(world).double()
             points = world_to_camera(points, camera.rotation, camera.translation)
             intrinsics = camera.intrinsics.expand(len(points), 9)
-            parts.append((project(points, intrinsics).float(), intrinsics.float()))
-        screen, intrinsics = (torch.cat(part) for part in zip(*parts, strict=True))
+            told = (*proportions_and_size(points, skeleton), camera.up.repeat(len(points), 1))
+            parts.append((project(points, intrinsics), intrinsics, *told))
+        screen, intrinsics, *told = (torch.cat(p)[:count].float() for p in zip(*parts, strict=True))
+        for values, turn in zip(told, (2, 3, 5), strict=True):
+            values[1::turn] = torch.nan
+        known = dict(zip(_TOLD, told, strict=True))
         if not self.with_view:
-            return (self.lifter.input_view.apply(screen, intrinsics)[0],)
-        return (screen, intrinsics) if self.takes_intrinsics else (screen,)
+            return {"keypoints": self.lifter.network_input(screen, intrinsics, Known(**known))[0]}
+        camera = {"intrinsics": intrinsics} if self.takes_intrinsics else {}
+        return {"keypoints": screen} | camera | {name: known[name] for name in self.told_names}
+
+
+def _arguments(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Inputs -> those given by their place, and those given by name."""
+    placed = tuple(value for name, value in inputs.items() if name not in _TOLD)
+    return placed, {name: value for name, value in inputs.items() if name in _TOLD}
 
 
 def write_onnx(path: Path, program: Program, metadata: dict[str, str]) -> None:
     """Write a program as ONNX."""
     require("onnxscript")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # packages that it does not find
-    names = ["keypoints", "intrinsics"][: len(program.inputs())]
-    shapes = {name: {0: torch.export.Dim("batch")} for name in names}
-    options = {"input_names": names, "output_names": ["poses"], "dynamic_shapes": shapes}
+    placed, named = _arguments(inputs := program.inputs())
+    names = {"input_names": [*inputs], "output_names": ["poses"]}
+    options = {"kwargs": named, "dynamic_shapes": _dynamic(inputs)} | names
     written = torch.onnx.export(
-        program, program.inputs(), dynamo=True, verbose=False, external_data=False, **options
+        program, placed, dynamo=True, verbose=False, external_data=False, **options
     )
     written.model.metadata_props.update(metadata)
     written.save(path)
+
+
+def _dynamic(inputs: dict[str, Tensor]) -> dict[str, dict[int, torch.export.Dim]]:
+    """What the exporters are told of the shapes: the batch may have any size."""
+    return {name: {0: torch.export.Dim("batch")} for name in inputs}
 
 
 def onnx_results(path: Path) -> Callable[..., Tensor]:
@@ -147,8 +196,9 @@ def onnx_results(path: Path) -> Callable[..., Tensor]:
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
-    def results(*inputs: Tensor) -> Tensor:
-        given = dict(zip(names, (value.numpy() for value in inputs), strict=True))
+    def results(*placed: Tensor, **named: Tensor) -> Tensor:
+        inputs = dict(zip(names, placed, strict=False)) | named
+        given = {name: value.numpy() for name, value in inputs.items()}
         return torch.from_numpy(session.run(None, given)[0])
 
     return results
@@ -156,10 +206,8 @@ def onnx_results(path: Path) -> Callable[..., Tensor]:
 
 def write_pt2(path: Path, program: Program, metadata: dict[str, str]) -> None:
     """Write a program of torch.export."""
-    shapes = tuple({0: torch.export.Dim("batch")} for _ in program.inputs())
-    names = ("keypoints", "intrinsics")[: len(shapes)]
-    dynamic = dict(zip(names, shapes, strict=True))
-    exported = torch.export.export(program, program.inputs(), dynamic_shapes=dynamic, strict=False)
+    arguments, dynamic = _arguments(inputs := program.inputs()), _dynamic(inputs)
+    exported = torch.export.export(program, *arguments, dynamic_shapes=dynamic, strict=False)
     torch.export.save(exported, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
@@ -189,8 +237,9 @@ def export(path: Path, program: Program, metadata: dict[str, str]) -> float:
         write(partial, program, metadata)
         results, largest = results_of(partial), []
         for size in _BATCHES:
-            inputs = tuple(value[:size] for value in program.inputs())
-            errors = (results(*inputs) - program.expected(*inputs)).abs() / program.scale
+            placed, named = _arguments(program.inputs(size))
+            difference = results(*placed, **named) - program.expected(*placed, **named)
+            errors = difference.abs() / program.scale
             largest.append(errors.max())
         difference = float(torch.stack(largest).max())  # NaN if one is
         if not difference <= TOLERANCE:

@@ -159,10 +159,10 @@ class Lifter:
     def pose_and_target(self, batch: PoseBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """The prediction and the target (B, J, 3), metres, both in the space of the input view, and
         the rotations (B, 3, 3) from camera space to it, None where it is camera space."""
-        inputs, rotation = self._inputs(batch.inputs_2d, batch.intrinsics, batch.known)
+        inputs, rotation = self.network_input(batch.inputs_2d, batch.intrinsics, batch.known)
         return self.network(inputs), rotate(batch.targets_3d, rotation), rotation
 
-    def _inputs(
+    def network_input(
         self, screen: Tensor, intrinsics: Tensor | None, known: Known | None
     ) -> tuple[Tensor, Tensor | None]:
         """The network's input (B, J, in_dim), and its rotation as of ``InputView.apply``."""
@@ -176,7 +176,7 @@ class Lifter:
             intrinsics: (B, 9), or None where the input view does not use them.
             known: of the B persons and cameras; None where nothing is.
         """
-        inputs, rotation = self._inputs(screen, intrinsics, known)
+        inputs, rotation = self.network_input(screen, intrinsics, known)
         pose = rotate(self.network(inputs), rotation, back=True)
         if not self.flip_test:
             return pose
