@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_other_body(body)
     for track, (out, *pictures) in zip(found.tracks, outputs, strict=True):
         if args.calibrate:
+            print(f"person {track.person}: calibrating, which takes a minute or two", flush=True)
             told = replace(told, body=calibrated(lifter, track, found, told))
             path = pictures.pop(0)
             told.body.save(path)
