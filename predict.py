@@ -22,11 +22,13 @@ import common.start  # isort: split
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from common.body import Body, read_body, refuse_other_body
 from common.clip_files import check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.files import check_writable, refuse_existing
@@ -36,8 +38,9 @@ from common.progress import follow
 from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
+from training.given import add_given_flags, given_of
 from training.lifter import Lifter
-from training.predicting import FILTERS, Given, predict_track, smoothed
+from training.predicting import FILTERS, calibrated, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
 WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "own_data.pth.tar"
@@ -47,24 +50,35 @@ _PIXELS = whole(1, 10**6)
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
-    told = Given(args.fov, args.intrinsics, args.fps, args.person_height)
-    told.check()
+    told = given_of(args)
     lifter = Lifter.load(args.weights, args.flip_test, args.device)
+    if args.body:
+        told = replace(told, body=_known_body(Path(args.body), lifter))
+    told.check_network(lifter, args.calibrate)
     if args.stream:
         stream = Stream(lifter, args.format, args.size, told, args.smooth is not None)
         lift_lines(sys.stdin.buffer, _write_at_once, stream)
         return
-    if told.camera_is_known and not lifter.input_view.uses_intrinsics:
-        print("the model does not use the camera: it only gives the person's place")
+    for line in told.without_effect(lifter):
+        print(line)
     source = Path(args.input)
     found = load_keypoints(source, lifter.skeleton, args.format, args.size, args.person)
     _say_what_was_found(source, found)
     outputs = [_outputs(args, source, track) for track in found.tracks]
     every = [path for paths in outputs for path in paths]
-    refuse_existing(every, args.force, [args.weights, source])
+    inputs = [args.weights, source, *([args.body] if args.body else [])]
+    refuse_existing(every, args.force, inputs)
     for path in every:
         check_writable(path.parent)
+    for body in (paths[1] for paths in outputs if args.calibrate):
+        refuse_other_body(body)
     for track, (out, *pictures) in zip(found.tracks, outputs, strict=True):
+        if args.calibrate:
+            print(f"person {track.person}: calibrating, which takes a minute or two", flush=True)
+            told = replace(told, body=calibrated(lifter, track, found, told))
+            path = pictures.pop(0)
+            told.body.save(path)
+            print(f"{path}: {told.body.how}")
         prediction = predict_track(lifter, track, found, told, _follow)
         prediction = smoothed(prediction, args.smooth)
         write_prediction(out, prediction)
@@ -72,6 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         for picture in pictures:
             write_clip(picture, prediction.clip(source.name))
             print(picture)
+
+
+def _known_body(path: Path, lifter: Lifter) -> Body:
+    """
+    Raises:
+        UserError: the file is no body for this network, or says nothing of it.
+    """
+    body = read_body(path, lifter.skeleton)
+    if body.proportions is None and body.size is None:
+        raise UserError(f"{path} says nothing of the body ({body.how}): leave out --body")
+    return body
 
 
 def _write_at_once(line: str) -> None:
@@ -122,11 +147,12 @@ def _say_what_was_written(out: Path, prediction: Prediction) -> None:
 
 
 def _outputs(args: argparse.Namespace, source: Path, track: Track) -> list[Path]:
-    """The file of a person, and the pictures."""
+    """The file of a person, that of the body if it is calibrated, and the pictures."""
     source = source.resolve() if source.name in ("", "..") else source
     stem = source.name if source.is_dir() else source.stem
     out = args.out or source.with_name(f"{stem}_3d.npz")
-    paths = [out, *map(Path, args.render)]
+    body = [out.with_name(f"{stem}_body.json")] if args.calibrate else []
+    paths = [out, *body, *map(Path, args.render)]
     if args.person == "all":
         paths = [path.with_stem(f"{path.stem}_person{track.person}") for path in paths]
     return paths
@@ -144,7 +170,7 @@ def _build_parser() -> Parser:
         f"bundled {WEIGHTS.parent.name}/{WEIGHTS.name})"
     )  # fmt: skip
     _add_input_flags(parser)
-    _add_camera_flags(parser)
+    add_given_flags(parser)
     _add_output_flags(parser)
     parser.add_argument(
         "--flip_test",
@@ -181,30 +207,6 @@ def _add_input_flags(parser: Parser) -> None:
         help="the person of this number, or a file for each (default: who is seen most and "
         "largest)",
     )
-
-
-def _add_camera_flags(parser: Parser) -> None:
-    camera = parser.add_mutually_exclusive_group()
-    camera.add_argument(
-        "--fov",
-        type=float,
-        metavar="DEG",
-        help="horizontal field of view of the whole image in degrees: gives absolute poses, and "
-        "better ones where the model uses the camera; such a model takes 50 if nothing is told. A "
-        "focal length wrong by 20%% raised an error of 44 mm by 9 to 12 mm (docs/accuracy.md)",
-    )
-    camera.add_argument(
-        "--intrinsics",
-        type=float,
-        nargs="+",
-        metavar="X",
-        help="instead of --fov: focal length x, y and principal point x, y in pixels; for a lens "
-        "with distortion also three radial and two tangential coefficients",
-    )
-    parser.add_argument(
-        "--person_height", type=float, metavar="M",
-        help="how tall the person stands, in metres: scales the poses",
-    )  # fmt: skip
 
 
 def _add_output_flags(parser: Parser) -> None:

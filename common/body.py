@@ -46,9 +46,13 @@ class Body:
 
         Args:
             up: (3,) or (count, 3) unit vectors, the upward direction in camera space, or None.
+
+        Raises:
+            UserError: the body is of another skeleton.
         """
         proportions = size = None
         if self.proportions is not None:
+            _check_bones("the body", self.proportions, skeleton)
             row = torch.tensor([self.proportions[bone] for bone in bone_names(skeleton)])
             proportions = row.expand(count, -1)
         if self.size is not None:
@@ -56,7 +60,11 @@ class Body:
         return Known(proportions, size, None if up is None else up.expand(count, -1))
 
     def with_size(self, size: float, how: str, uncertainty: float | None = None) -> "Body":
-        return replace(self, size=size, size_uncertainty=uncertainty, how=f"{self.how}; size {how}")
+        how = f"{self.how}; size {how}".removeprefix("; ")
+        return replace(self, size=size, size_uncertainty=uncertainty, how=how)
+
+    def without_size(self) -> "Body":
+        return replace(self, size=None, size_uncertainty=None)
 
     def content(self) -> dict[str, Any]:
         """As its file has it, and results.json."""
@@ -69,8 +77,16 @@ class Body:
         Raises:
             UserError: it cannot be written, or another file of that name is there.
         """
-        refuse_other_json(path, _KIND, _KEYS)
+        refuse_other_body(path)
         write_json(path, marked(_KIND, self.content()))
+
+
+def refuse_other_body(path: Path) -> None:
+    """
+    Raises:
+        UserError: a file is there that is no body.
+    """
+    refuse_other_json(path, _KIND, _KEYS)
 
 
 def bone_names(skeleton: Skeleton) -> list[str]:
@@ -101,12 +117,9 @@ def read_body(path: Path, skeleton: Skeleton) -> Body:
     )
     if not whole:
         raise UserError(f"{path} is damaged: it lacks values of a body; make it again")
+    for table in numbers:
+        _check_bones(str(path), table, skeleton)
     names = bone_names(skeleton)
-    if any(table.keys() != set(names) for table in numbers):
-        raise UserError(
-            f"{path} has not the bones of a network of {skeleton.num_joints} joints: calibrate "
-            "with this network"
-        )
     proportions = tables[0]
     if proportions and not (
         min(proportions.values()) > 0
@@ -114,6 +127,14 @@ def read_body(path: Path, skeleton: Skeleton) -> Body:
     ):
         raise UserError(f"{path} is damaged: its proportions have not the mean 1; make it again")
     return Body(how, *tables, size, size_uncertainty)
+
+
+def _check_bones(what: str, table: dict[str, float], skeleton: Skeleton) -> None:
+    if table.keys() != set(bone_names(skeleton)):
+        raise UserError(
+            f"{what} has not the bones of a network of {skeleton.num_joints} joints: calibrate "
+            "with this network"
+        )
 
 
 def _is_number(value: Any) -> bool:

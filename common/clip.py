@@ -10,7 +10,7 @@ import numpy as np
 
 from common.skeleton import Skeleton
 
-_CAMERA_UP = (0.0, -1.0, 0.0)  # of a camera that is held level
+LEVEL_UP = (0.0, -1.0, 0.0)  # of a camera that is held level
 _FLOOR_SHARE = 5  # percent of the images whose lowest joint is below the floor: errors, not steps
 
 
@@ -42,7 +42,7 @@ class Clip:
     keypoints: np.ndarray | None = None
     size: tuple[int, int] | None = None
     frames: np.ndarray | None = None
-    up: tuple[float, float, float] = _CAMERA_UP
+    up: tuple[float, float, float] = LEVEL_UP
     image: Callable[[int], np.ndarray | None] | None = None
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.bvh import to_bvh
-from common.clip import Clip
+from common.clip import LEVEL_UP, Clip
 from common.errors import UserError
 from common.files import atomic_write, write_bytes
 from common.skeleton import SKELETONS
@@ -37,6 +37,8 @@ class Prediction:
         absolute_3d: (T, J, 3) float32, metres, camera space, the camera at the origin; NaN where
             the 2D joints do not tell the place. None if the camera is not known.
         assumed: what was assumed because nobody told it, in words.
+        known: what was told or found out of the person and the camera, in words.
+        up: the upward direction in camera space, a unit vector; None if it is not known.
         axes, units: the coordinates in words.
     """
 
@@ -51,6 +53,8 @@ class Prediction:
     fps: float | None = None
     absolute_3d: np.ndarray | None = None
     assumed: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    up: tuple[float, float, float] | None = None
     axes: str = "camera space: x right, y down, z forward"
     units: str = (
         "poses_3d: metres relative to the hip; absolute_3d: metres from the camera; "
@@ -63,7 +67,8 @@ class Prediction:
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields as arrays, without those that are None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["assumed"] = np.array(self.assumed, dtype=np.str_)
+        for name in ("assumed", "known"):
+            values[name] = np.array(values[name], dtype=np.str_)
         return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
     def clip(self, title: str = "") -> Clip:
@@ -77,6 +82,7 @@ class Prediction:
             keypoints=self.keypoints_2d,
             size=self.size,
             frames=self.frames,
+            up=self.up or LEVEL_UP,
         )
 
     def image(self, index: int) -> dict[str, Any]:

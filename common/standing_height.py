@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from common.errors import UserError
 from common.skeleton import Skeleton
 
 # What the bones leave out: ankle to floor, about 7 cm, and the crown above the head's joint. It was
@@ -9,7 +10,18 @@ from common.skeleton import Skeleton
 # the height: Winter, Biomechanics and Motor Control of Human Movement, 2009). One by one they need
 # 13 to 24 cm: the height of a person is known to about 5 cm.
 _OFFSET = 0.18
+_HEIGHTS = (0.4, 2.6)  # metres, of people
 _TRUNK = ("Spine", "Thorax", "Neck/Nose", "Head")
+
+
+def check_height(height: float) -> None:
+    """
+    Raises:
+        UserError: no person is so many metres tall.
+    """
+    low, high = _HEIGHTS
+    if not low <= height <= high:
+        raise UserError(f"person_height: give metres, from {low:g} to {high:g}, not {height:g}")
 
 
 def standing_height(lengths: np.ndarray, skeleton: Skeleton) -> np.ndarray:

@@ -14,6 +14,7 @@ from common.metrics import mpjpe
 from common.person import PersonStatistics, bone_lengths, proportions_and_size
 from common.ray_fit import ray_misfit, usual_sigmas
 from common.skeleton import BONE_GROUPS, H36M_16, H36M_17
+from common.standing_height import standing_height
 from data.pose_dataset import PoseBatch
 from tests.conftest import load_h36m, make_h36m
 from training import calibration
@@ -214,13 +215,13 @@ def test_the_floor_tells_the_size(seen):
 def test_the_height_of_a_person_tells_the_size(seen):
     _, _, _, lifter = person(seen, FACTORS)
     proportions = by_bone(torch.linspace(0.6, 1.4, 15), H36M_16)
-    upright = sum(proportions[b] for b in ("Knee", "Foot", "Spine", "Thorax", "Head"))
     body = with_person_height(Body("x", proportions), lifter, 1.73)
-    assert body.size == pytest.approx(1.70 / upright)  # the ankle of these persons is at 0
+    lengths = body.size * body.known(1, H36M_16).proportions.numpy()
+    assert standing_height(lengths, H36M_16) == pytest.approx([1.73])
     assert with_person_height(Body("x"), lifter, 1.73).size != body.size
     plain = replace(lifter, persons=None)
-    assert with_person_height(body, plain, 1.803).size == pytest.approx(1.70 / upright)
-    with pytest.raises(UserError, match="give metres"):
+    assert with_person_height(body, plain, 1.73).size == body.size
+    with pytest.raises(UserError, match=r"metres, from 0\.4 to 2\.6, not 173"):
         with_person_height(body, lifter, 173)
     with pytest.raises(UserError, match="needs the proportions"):
         with_person_height(Body("x"), plain, 1.73)
@@ -247,8 +248,10 @@ def test_a_body_comes_back_from_its_file(tmp_path, skeleton):
         body.save(path)
         assert read_body(path, skeleton) == body
     other = H36M_17 if skeleton is H36M_16 else H36M_16
-    with pytest.raises(UserError, match=f"network of {other.num_joints} joints"):
+    with pytest.raises(UserError, match=f"body.json .*network of {other.num_joints} joints"):
         read_body(path, other)
+    with pytest.raises(UserError, match=f"the body has not the bones .*of {other.num_joints}"):
+        Body("x", proportions).known(1, other)
 
 
 def test_other_files_are_no_bodies_and_are_not_replaced(tmp_path):

@@ -263,7 +263,7 @@ def test_the_file_says_all_that_is_needed_to_use_it(person, checkpoint, call, tm
     assert (status, err) == (0, "") and "COCO (in the order of h36m17 the limbs" in printed
     out = dict(np.load(tmp_path / "k_3d.npz"))
     assert set(out) == {"poses_3d", "joints", "keypoints_2d", "scores", "interpolated", "frames",
-                        "person", "size", "fps", "assumed", "axes", "units"}  # fmt: skip
+                        "person", "size", "fps", "assumed", "known", "axes", "units"}  # fmt: skip
     assert out["poses_3d"].shape == (made.FRAMES, 16, 3)
     assert out["keypoints_2d"].shape == (made.FRAMES, 16, 2)
     assert out["scores"].shape == out["interpolated"].shape == (made.FRAMES, 16)

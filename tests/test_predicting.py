@@ -16,8 +16,8 @@ from common.standing_height import standing_height
 from models.build import build_model
 from tests import keypoint_writers as made
 from tools.made_bodies import made_motion
+from training.given import Given
 from training.lifter import Lifter, load_lifter
-from training.predicting import Given
 
 SIZE = (1000, 800)
 LENS = [900.0, 950.0, 520.0, 390.0, -0.2, 0.1, 0.0, 0.002, -0.001]

@@ -12,6 +12,7 @@ import predict
 from models.build import build_model
 from tests import keypoint_writers as made
 from training import stream
+from training.given import Given
 from training.lifter import Lifter
 
 
@@ -134,7 +135,7 @@ def test_each_line_is_answered_before_the_next_is_read(points, weights):
     lifter = Lifter.load(weights, device="cpu")
     stream.lift_lines(
         Input(lines, output), output.append,
-        stream.Stream(lifter, "coco17", None, predict.Given(), False),
+        stream.Stream(lifter, "coco17", None, Given(), False),
     )  # fmt: skip
     assert [entry == "read" for entry in output] == [True, False, True, False, True]
 
@@ -144,6 +145,6 @@ def test_a_line_without_an_end_is_refused(points, weights, monkeypatch):
     lifter, answers = Lifter.load(weights, device="cpu"), []
     stream.lift_lines(
         io.BytesIO(b"[" * 250), answers.append,
-        stream.Stream(lifter, "coco17", None, predict.Given(), False),
+        stream.Stream(lifter, "coco17", None, Given(), False),
     )  # fmt: skip
     assert "a line of more than 100 bytes" in answers[0] and len(answers) == 3

@@ -24,7 +24,7 @@ from common.parser import Parser
 from common.skeleton import H36M_17
 from common.visualize import check_picture_name
 from tools.made_bodies import standing_body
-from training.predicting import Given
+from training.given import Given
 
 _PICTURE = Path(__file__).resolve().parents[1] / "docs" / "coordinate_frames.png"
 _SIZE = (1280, 720)

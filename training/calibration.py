@@ -22,11 +22,15 @@ scale (:func:`with_camera_height`); the height of the person does too (:func:`wi
 Nothing here sees a 3D joint of the person.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +41,10 @@ from common.metrics import root_centred
 from common.person import Known, bone_lengths, left_right_means, proportions_and_size
 from common.ray_fit import Sigmas, ray_misfit
 from common.skeleton import BONE_GROUPS, Skeleton
-from training.lifter import Lifter
+from common.standing_height import check_height, scale_to_height
+
+if TYPE_CHECKING:
+    from training.lifter import Lifter
 
 _FEWEST_FRAMES = 50
 _MOST_NOISE = 0.002  # screen units of the 2D joints: 1 px at width 1,000
@@ -49,8 +56,6 @@ _FARTHEST_FROM_MEDIANS = 0.05  # of any bone
 _AT_ONCE = 4096  # frames
 _HEAD = ("Neck/Nose", "Head")  # it nods: its bones are not rigid
 _ANKLE_HEIGHT = 0.073  # metres above the floor, where a checkpoint does not say it
-_ABOVE_HEAD_JOINT = 0.03  # metres from the head joint to the top of the head
-_UPRIGHT = ("Knee", "Foot", "Spine", "Thorax", *_HEAD)
 
 
 def calibrate(
@@ -142,7 +147,7 @@ def with_camera_height(
     """
     count = len(keypoints)
     intrinsics, up = intrinsics.expand(count, -1), up.to(keypoints).expand(count, -1)
-    known = replace(body, size=None).known(count, lifter.skeleton, up).to(keypoints.device)
+    known = body.without_size().known(count, lifter.skeleton, up).to(keypoints.device)
     poses = _placed(lifter, keypoints, intrinsics, known, screen_sigma)
     own = bone_lengths(poses, lifter.skeleton).mean(dim=1)
     # How far the lowest joint is below the camera, of a person of size 1.
@@ -166,27 +171,22 @@ def with_camera_height(
 def with_person_height(body: Body, lifter: Lifter, height: float) -> Body:
     """The body with the size of a person who stands so high, barefoot, in metres.
 
-    The height is taken as thigh + shank + spine + thorax + head (with 17 joints: neck and head) +
-    the ankle's height above the floor + 0.03 m above the joint of the head. Where the proportions
-    are unknown, those of the mean training person are used.
+    ``common.standing_height`` says how the bones make the height. Where the proportions are
+    unknown, those of the mean training person are used.
 
     Raises:
         UserError: the height is none of a person, or no proportions are known.
     """
-    if not 0.5 <= height <= 2.8:
-        raise UserError(f"a person is from 0.5 to 2.8 m high, not {height:g}: give metres")
-    proportions = body.proportions
-    if proportions is None:
-        if lifter.persons is None:
-            raise UserError(
-                "the height of a person needs the proportions, and this checkpoint does not say "
-                "those of its training persons: calibrate"
-            )
-        proportions = by_bone(lifter.persons.proportions, lifter.skeleton)
-    ankle = lifter.persons and lifter.persons.ankle_height
-    rest = _ABOVE_HEAD_JOINT + (_ANKLE_HEIGHT if ankle is None else ankle)
-    upright = sum(proportions.get(bone, 0) for bone in _UPRIGHT)
-    return body.with_size((height - rest) / upright, f"from a height of {height:g} m")
+    check_height(height)
+    if body.proportions is None and lifter.persons is None:
+        raise UserError(
+            "the height of a person needs the proportions, and this checkpoint does not say "
+            "those of its training persons: calibrate"
+        )
+    row = body.known(1, lifter.skeleton).proportions
+    proportions = lifter.persons.proportions if row is None else row[0]
+    size = scale_to_height(np.asarray(proportions), lifter.skeleton, height)
+    return body.with_size(float(size), f"from a height of {height:g} m")
 
 
 def up_direction(x: float, y: float, z: float) -> Tensor:

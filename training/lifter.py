@@ -23,7 +23,8 @@ from models.build import build_model
 from models.pose_refine import PoseRefine
 from training.acceleration import select_device
 from training.checkpoint import Source, build_saved, check_model, load_weights
-from training.predicting import Given, predict_track, smoothed
+from training.given import Given
+from training.predicting import predict_track, smoothed
 from training.published_files import load_model_file, load_model_folder
 from training.settings import input_view, model_arguments, told_channels
 
@@ -107,8 +108,8 @@ class Lifter:
             size: width and height of the images in pixels.
             format: which points these are: a word of ``data.keypoint_formats.FORMATS``, or "auto".
             smooth: "one_euro" filters the poses; needs ``fps``.
-            told: ``fov``, ``intrinsics``, ``fps`` and ``person_height`` of
-                :class:`training.predicting.Given`.
+            told: what is known of the camera and the person: see
+                :class:`training.given.Given`.
 
         Returns:
             Poses in metres and camera space, with everything that is known of them. Images in a

@@ -2,97 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.body import Body
 from common.camera import normalize_screen_coordinates, remove_distortion, solve_translation
 from common.errors import UserError
+from common.metrics import root_centred
 from common.one_euro import OneEuro
-from common.person import bone_lengths
+from common.person import Known, bone_lengths
 from common.prediction import Prediction
 from common.standing_height import scale_to_height, standing_height
-from data.keypoints import Keypoints, Size, Track
+from data.keypoints import Keypoints, Track
+from training.calibration import calibrate
+from training.given import Given
 
 if TYPE_CHECKING:
     from training.lifter import Lifter
 
 FILTERS = ("one_euro",)
-_FOV = 50.0  # degrees, of a camera that nobody describes: a phone or a webcam
 _BATCH_SIZE = 4096
-_HEIGHTS = (0.4, 2.6)  # metres, of people
 # Hz, and Hz for each m/s: chosen on the bundled motion capture, as docs/own-data.md says.
 _MIN_CUTOFF, _BETA = 1.0, 5.0
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a user tells of the camera and the person beside the 2D joints.
-
-    Attributes:
-        fov: horizontal field of view of the whole image, degrees.
-        intrinsics: instead of it: focal length x, y and principal point x, y in pixels; perhaps
-            three radial and two tangential coefficients of the lens after them.
-        fps: images a second, where the keypoints do not say it.
-        person_height: how tall the person stands, metres.
-    """
-
-    fov: float | None = None
-    intrinsics: Sequence[float] | None = None
-    fps: float | None = None
-    person_height: float | None = None
-
-    def check(self) -> None:
-        """
-        Raises:
-            UserError: a value is impossible, or two contradict each other.
-        """
-        if self.fov is not None and self.intrinsics is not None:
-            raise UserError("give a field of view (fov) or intrinsics, not both")
-        if self.fov is not None and not 0 < self.fov < 180:
-            raise UserError(f"fov: give an angle between 0 and 180 degrees, not {self.fov:g}")
-        if self.intrinsics is not None:
-            _check_intrinsics(self.intrinsics)
-        if self.fps is not None and not 0 < self.fps < 10**6:
-            raise UserError(f"fps: give the images a second, above 0, not {self.fps:g}")
-        low, high = _HEIGHTS
-        if self.person_height is not None and not low <= self.person_height <= high:
-            raise UserError(
-                f"person_height: give metres, from {low:g} to {high:g}, not {self.person_height:g}"
-            )
-
-    @property
-    def camera_is_known(self) -> bool:
-        return self.fov is not None or self.intrinsics is not None
-
-    def camera(self, size: Size) -> Tensor:
-        """The intrinsics (9,) in screen units; those of a field of view of 50 degrees if nothing
-        is told.
-
-        Args:
-            size: width and height of the images in pixels.
-        """
-        if self.intrinsics is None:
-            focal = 1 / math.tan(math.radians(self.fov or _FOV) / 2)
-            return torch.tensor([focal, focal, *7 * [0.0]])
-        values = [float(value) for value in self.intrinsics]
-        centre = normalize_screen_coordinates(torch.tensor(values[2:4]), *size)
-        focal = [2 * value / size[0] for value in values[:2]]
-        return torch.tensor([*focal, *centre.tolist(), *values[4:], *(9 - len(values)) * [0.0]])
-
-
-def _check_intrinsics(values: Sequence[float]) -> None:
-    if len(values) not in (4, 9) or not all(map(math.isfinite, values)):
-        raise UserError(
-            "intrinsics: give 4 or 9 numbers (focal length, principal point, distortion)"
-        )
-    if min(values[:2]) <= 0:
-        raise UserError("intrinsics: give a focal length above 0 pixels")
 
 
 @torch.inference_mode()
@@ -113,20 +49,17 @@ def predict_track(
     Raises:
         UserError: what is told is impossible.
     """
-    told.check()
+    told.check_network(lifter)
     device = next(lifter.network.parameters()).device
-    screen = normalize_screen_coordinates(torch.from_numpy(track.keypoints), *found.size)
-    batches = screen.to(device).split(_BATCH_SIZE)
+    screen = screen_joints(track, found).to(device)
     camera = told.camera(found.size).to(device)
+    body = told.body_of(lifter, screen, camera)
     poses, places = [], []
-    for batch in follow(batches):
-        cameras = camera.expand(len(batch), 9)
-        pose = lifter.lift(batch, cameras if lifter.input_view.uses_intrinsics else None)
-        pose = pose - pose[:, :1]
+    for batch in follow(screen.split(_BATCH_SIZE)):
+        known = body.known(len(batch), lifter.skeleton, told.up).to(device)
+        pose, place = _lifted(lifter, batch, camera.expand(len(batch), 9), known, told)
         poses.append(pose.cpu())
-        if told.camera_is_known:
-            pinhole = remove_distortion(batch, cameras)
-            places.append(solve_translation(pose, pinhole, cameras).cpu())
+        places.append(place.cpu())
     prediction = Prediction(
         poses_3d=torch.cat(poses).numpy(),
         joints=lifter.skeleton.names,
@@ -137,31 +70,65 @@ def predict_track(
         person=track.person,
         size=found.size,
         fps=told.fps or found.fps,
+        known=told.known(body),
+        up=None if told.up is None else tuple(told.up.tolist()),
     )
-    return _with_place(prediction, torch.cat(places).numpy() if places else None, lifter, told)
+    return _with_place(prediction, torch.cat(places).numpy(), lifter, told, body)
+
+
+def screen_joints(track: Track, found: Keypoints) -> Tensor:
+    """The 2D joints (T, J, 2) of a person in screen coordinates."""
+    return normalize_screen_coordinates(torch.from_numpy(track.keypoints), *found.size)
+
+
+def calibrated(lifter: Lifter, track: Track, found: Keypoints, told: Given) -> Body:
+    """The proportions of a person from the images in which all joints are seen, as of
+    :func:`training.calibration.calibrate`."""
+    device = next(lifter.network.parameters()).device
+    screen = screen_joints(track, found)[~torch.from_numpy(track.interpolated).any(dim=1)]
+    camera = told.camera(found.size).to(device)
+    return calibrate(lifter, screen.to(device), camera, told.screen_sigma)
+
+
+def _lifted(
+    lifter: Lifter, screen: Tensor, cameras: Tensor, known: Known, told: Given
+) -> tuple[Tensor, Tensor]:
+    """Poses (B, J, 3) relative to the hip, and the places (B, 3) of the hip, on the rays of the 2D
+    joints if that is asked for. A pose whose place is not found stays as it is."""
+    pose = root_centred(
+        lifter.lift(screen, cameras if lifter.input_view.uses_intrinsics else None, known)
+    )
+    place = solve_translation(pose, remove_distortion(screen, cameras), cameras)
+    if told.ray_fit:
+        rows = place.isfinite().all(dim=1) & (place[:, 2] > 0)
+        given = (pose[rows], screen[rows], cameras[rows], known.rows(rows))
+        fitted = lifter.on_rays(*given, told.fit_sigma)
+        pose[rows], place[rows] = root_centred(fitted), fitted[:, 0]
+    return pose, place
 
 
 def _with_place(
-    prediction: Prediction, places: np.ndarray | None, lifter: Lifter, told: Given
+    prediction: Prediction, places: np.ndarray, lifter: Lifter, told: Given, body: Body
 ) -> Prediction:
     """The same in the size of the person, and where the person is, if the camera is known.
 
     Args:
-        places: (T, 3) of the hip, metres, camera space; None if the camera is not known.
+        places: (T, 3) of the hip, metres, camera space.
+        body: what is known of the person's.
     """
     bones = bone_lengths(torch.from_numpy(prediction.poses_3d), lifter.skeleton)
     lengths = np.median(bones.numpy(), axis=0)
-    assumed, scale = [], 1.0
-    if not told.camera_is_known and lifter.input_view.uses_intrinsics:
-        assumed.append(f"a horizontal field of view of {_FOV:g} degrees")
-    if told.person_height is not None:
+    assumed, scale = told.assumed(lifter), 1.0
+    if told.person_height is not None and body.proportions is None:
         scale = scale_to_height(lengths, lifter.skeleton, told.person_height)
-    elif places is not None:
+    elif body.size is not None:
+        scale = body.size / lengths.mean()
+    elif told.camera_is_known:
         height = standing_height(lengths, lifter.skeleton)
         assumed.append(f"a person who stands {height:.2f} m tall, as the network sees it")
     poses = (scale * prediction.poses_3d).astype(np.float32)
     absolute = None
-    if places is not None:
+    if told.camera_is_known:
         in_front = np.isfinite(places).all(axis=1) & (places[:, 2] > 0)
         places = np.where(in_front[:, None], scale * places, np.nan)
         absolute = (poses + places[:, None]).astype(np.float32)

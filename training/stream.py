@@ -18,8 +18,9 @@ from data.keypoints import (
     are_small,
     keypoints_of_array,
 )
+from training.given import Given
 from training.lifter import Lifter
-from training.predicting import Given, Smoother, predict_track
+from training.predicting import Smoother, predict_track
 
 _LONGEST_LINE = 2**20  # bytes
 
