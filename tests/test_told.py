@@ -206,6 +206,9 @@ def test_the_sigmas_of_joints_are_twice_the_errors_along_the_rays(h36m_folder):
     assert truth.sigmas is None
     unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
     assert with_errors(truth, pose_of, unknown) == truth
+    for factor in (1e30, torch.nan):  # a network that has diverged
+        sigmas = with_errors(truth, lambda batch, f=factor: f * pose_of(batch), dataset).sigmas
+        assert sigmas.joints[1:] == (1000.0,) * 15
     nothing = person_statistics(unknown)
     assert nothing.screen_sigma is None and nothing.ankle_height == truth.ankle_height
 

@@ -19,7 +19,8 @@ from common.person import (
 from data.pose_dataset import PoseBatch, PoseDataset
 
 _SAMPLE = 4096  # poses, spread evenly over the data set
-_LEAST_LENGTH_SIGMA, _LEAST_SYMMETRY_SIGMA, _LEAST_JOINT_SIGMA = 0.004, 0.006, 0.001  # metres
+_LEAST_LENGTH_SIGMA, _LEAST_SYMMETRY_SIGMA = 0.004, 0.006  # metres
+_JOINT_SIGMAS = 0.001, 1000.0  # the least and the most, for a network that has diverged
 
 
 def person_statistics(dataset: PoseDataset) -> PersonStatistics:
@@ -70,7 +71,8 @@ def with_errors(
     error = ((root_centred(pose_of(batch)) - batch.targets_3d) * rays).sum(dim=2)
     squares = left_right_means(error[:, 1:].square().mean(dim=0), dataset.skeleton)
     sigmas = torch.cat([squares.new_zeros(1), 2 * squares.sqrt()])  # that of the root is not used
-    return replace(statistics, joint_sigmas=tuple(sigmas.clamp_min(_LEAST_JOINT_SIGMA).tolist()))
+    sigmas = sigmas.nan_to_num(math.inf).clamp(*_JOINT_SIGMAS)
+    return replace(statistics, joint_sigmas=tuple(sigmas.tolist()))
 
 
 def _sample(dataset: PoseDataset) -> PoseBatch:
