@@ -43,6 +43,7 @@ def test_a_short_training_arrives_at_the_stored_weights(tmp_path, name):
     assert largest_difference(run(CASES[name], tmp_path / name), name) < 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_arrive_at_the_stored_weights(tmp_path):
     case, folder = CASES["two_processes"], tmp_path / "two"
     for flags in case.calls(folder):

@@ -226,7 +226,8 @@ def test_wrong_keypoints_are_named(what, person, checkpoint, call, tmp_path):
     assert not list(tmp_path.glob("*_3d*"))
 
 
-def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path):
+def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "bundled.pth.tar")  # not there
     plain, rays = checkpoint(False), checkpoint(True)
     cases = [
         ((keypoints, "--weights", tmp_path / "no.pth"), "no.pth"),

@@ -333,6 +333,7 @@ def test_tables_replace_only_tables(run, out):
     assert run(spec, "--gather-only")[0] == 0 and sweep._MARK in page.read_text()
 
 
+@pytest.mark.slow
 def test_real_runs_and_one_that_lacks_only_its_report(call, tmp_path):
     flags = {
         "dataset": "hdm05", "actions": "throwBasketball", "downsample": 12, "hid_dim": 16,
