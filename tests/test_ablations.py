@@ -145,6 +145,7 @@ def test_choices_that_mean_nothing_are_refused(call, tmp_path):
     assert "add" in refused("--adj_modulation", "sum")
 
 
+@pytest.mark.slow
 def test_the_worked_example_of_the_docs(tmp_path):
     """One file and one line, in a copy of the program; then its command, made short."""
     page = (ROOT / "docs/extending.md").read_text()

@@ -70,6 +70,7 @@ def test_the_textbook_network_is_the_same_function(embedded):
         assert torch.allclose(found, theirs.train(training)(x), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_after_200_steps_are_those_of_the_textbook_loop():
     """By Adam, in float64. The biases before a BatchNorm have gradient zero, computed as rounding
     errors; in float32 these are above Adam's epsilon, which makes steps of full size of them, by

@@ -104,6 +104,7 @@ def assert_same_course(one: Path, two: Path) -> None:
             assert abs(float(a[metric]) - float(b[metric])) < 1
 
 
+@pytest.mark.slow
 def test_torchrun_trains_as_one_process_does_and_one_process_can_go_on(call, tmp_path):
     import main_gcn  # here, since the processes above start sooner without it
 

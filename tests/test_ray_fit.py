@@ -92,6 +92,7 @@ def test_joints_lie_on_their_rays_and_no_step_raises_the_sum(people):
 
 @pytest.mark.parametrize("screen_sigma", [0.0, 0.01])
 @pytest.mark.parametrize("told", [False, True])
+@pytest.mark.slow
 def test_another_solver_finds_the_same_minimum_from_nearby(people, told, screen_sigma):
     joints, screen, intrinsics = (tensor[::64] for tensor in people)
     pose = joints + 0.03 * torch.randn_like(joints)
