@@ -9,18 +9,19 @@ bone is turned about itself, so each bone takes the smallest turn from that of t
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from common.clip import Clip
+from common.person import bone_lengths
 from common.skeleton import Skeleton
 
 _END = 0.05  # metres beyond the last joint, so that programs draw a bone there
 
 
-def bone_lengths(points: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+def median_lengths(points: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """The median length (J - 1,) of each bone of poses (T, J, 3), in the order of
     ``Skeleton.bones``."""
-    joints, parents = np.array(skeleton.bones()).T
-    return np.median(np.linalg.norm(points[:, joints] - points[:, parents], axis=-1), axis=0)
+    return np.median(bone_lengths(torch.from_numpy(points), skeleton).numpy(), axis=0)
 
 
 def with_lengths(points: np.ndarray, lengths: np.ndarray, skeleton: Skeleton) -> np.ndarray:
@@ -56,7 +57,7 @@ def to_bvh(clip: Clip, lengths: np.ndarray | None = None) -> str:
     """
     skeleton = clip.skeleton
     points, _ = clip.standing()
-    lengths = bone_lengths(points, skeleton) if lengths is None else lengths
+    lengths = median_lengths(points, skeleton) if lengths is None else lengths
     points = with_lengths(points, lengths, skeleton)
     offsets = np.zeros((skeleton.num_joints, 3))
     for (joint, _), length in zip(skeleton.bones(), lengths, strict=True):

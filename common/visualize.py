@@ -47,8 +47,6 @@ def save_curves(path: Path, history: Sequence[dict[str, Any]], best_epoch: int) 
     epochs = [row["epoch"] for row in history]
     loss_axes.plot(epochs, [row["loss"] for row in history], marker=".")
     loss_axes.set(title="Training loss (log scale)", xlabel="epoch", yscale="log")
-    for axes in (loss_axes, error_axes):
-        axes.xaxis.get_major_locator().set_params(integer=True)
     for metric, label in (("mpjpe_mm", "MPJPE"), ("p_mpjpe_mm", "P-MPJPE")):
         error_axes.plot(epochs, [row[metric] for row in history], marker=".", label=label)
     error_axes.axvline(best_epoch, color="0.7", linestyle=":", label="best on test subjects")

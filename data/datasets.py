@@ -117,6 +117,11 @@ H36M = DatasetInfo(
     h36m_protocol=True,
 )  # fmt: skip
 
+_BUNDLED_ADVICE = (
+    "{} has 3D joints only, for --keypoints gt and --keypoints noisy; if its 3D file is gone from "
+    "dataset/, 'git checkout dataset' restores it"
+)
+
 # Motion capture with a licence that permits sharing. The cameras are virtual: intrinsics and
 # positions are those of Human3.6M's cameras for S9.
 HDM05 = DatasetInfo(
@@ -130,10 +135,7 @@ HDM05 = DatasetInfo(
     cameras=lambda subject: h36m_cameras("S9"),
     trials=1,
     excluded=(),
-    advice=(
-        "hdm05 has 3D joints only, for --keypoints gt and --keypoints noisy; if its 3D file is "
-        "gone from dataset/, 'git checkout dataset' restores it"
-    ),
+    advice=_BUNDLED_ADVICE.format("hdm05"),
     pose_counts={"train": 45_368, "test": 26_436},
     h36m_protocol=True,
 )  # fmt: skip
@@ -152,10 +154,7 @@ MOCAP = DatasetInfo(
     virtual_cameras=virtual_cameras,
     trials=0,
     excluded=(),
-    advice=(
-        "mocap has 3D joints only, for --keypoints gt and --keypoints noisy; if its 3D file is "
-        "gone from dataset/, 'git checkout dataset' restores it"
-    ),
+    advice=_BUNDLED_ADVICE.format("mocap"),
     pose_counts={"train": 50_720, "test": 21_672},
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common import clip_files, draw
-from common.bvh import bone_lengths, to_bvh, with_lengths
+from common.bvh import median_lengths, to_bvh, with_lengths
 from common.clip import upright_rotation
 from common.clip_files import WRITERS, check_clip_name, write_clip, write_gif
 from common.errors import UserError
@@ -69,7 +69,7 @@ def test_a_part_is_of_the_same_images():
 @pytest.mark.parametrize("joints", [16, 17])
 def test_bvh_read_back_gives_the_joints(joints):
     clip = made_clip(joints)
-    lengths = bone_lengths(clip.poses, clip.skeleton)
+    lengths = median_lengths(clip.poses, clip.skeleton)
     # Without Neck/Nose, Thorax to Head is no rigid bone of the made person.
     rigid = with_lengths(clip.poses, lengths, clip.skeleton)
     for options in ({}, {"absolute": rigid + np.linspace(0, 1, FRAMES)[:, None, None]}):
@@ -88,7 +88,7 @@ def test_bones_of_bvh_do_not_pulse_and_take_told_lengths():
     for lengths in (None, told):
         found, _ = read_bvh(to_bvh(pulsing, lengths))
         read = np.stack([found[n.replace("/", "_")] for n in H36M_17.names], axis=1)
-        expected = bone_lengths(pulsing.poses, H36M_17) if lengths is None else told
+        expected = median_lengths(pulsing.poses, H36M_17) if lengths is None else told
         every = [np.linalg.norm(read[:, a] - read[:, b], axis=-1) for a, b in H36M_17.bones()]
         assert np.allclose(np.stack(every, axis=1), expected, atol=1e-4)
 

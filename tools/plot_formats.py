@@ -15,11 +15,10 @@ import common.start  # isort: split
 import numpy as np
 
 from common.errors import run_script
-from common.files import refuse_existing
-from common.parser import Parser
-from common.visualize import PointSet, check_picture_name, save_point_sets
+from common.visualize import PointSet, save_point_sets
 from data.keypoint_formats import FORMATS, KeypointFormat
 from tools.made_bodies import detector_points, standing_body
+from tools.picture_flags import picture_of_call
 
 _PICTURE = Path(__file__).resolve().parents[1] / "docs" / "keypoint_formats.png"
 _FROM_ABOVE = 0.5  # else toes would hide heels
@@ -42,14 +41,9 @@ def point_set(form: KeypointFormat) -> PointSet:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Draw the points of every format of keypoints.")
-    parser.add_argument("-o", "--out", metavar="FILE", default=str(_PICTURE), help="image file")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
-    args = parser.parse_args(argv)
-    check_picture_name("--out", args.out)
-    refuse_existing([Path(args.out)], args.force)
-    save_point_sets(Path(args.out), [point_set(form) for form in FORMATS.values()])
-    print(args.out)
+    out = picture_of_call("Draw the points of every format of keypoints.", _PICTURE, argv)
+    save_point_sets(out, [point_set(form) for form in FORMATS.values()])
+    print(out)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.camera import image_coordinates, normalize_screen_coordinates, project, world_to_camera
+from common.draw import bone_colours
 from common.errors import run_script
-from common.files import atomic_write, refuse_existing
-from common.parser import Parser
+from common.files import atomic_write
 from common.skeleton import H36M_17
-from common.visualize import check_picture_name
 from tools.made_bodies import standing_body
+from tools.picture_flags import picture_of_call
 from training.given import Given
 
 _PICTURE = Path(__file__).resolve().parents[1] / "docs" / "coordinate_frames.png"
@@ -31,7 +31,7 @@ _SIZE = (1280, 720)
 _FOV = 60.0
 _CAMERA = np.array([-0.9, -3.0, 1.4])  # metres, world: where the camera stands
 _ORIGIN = np.array([1.3, -1.6, 0.0])  # of the world, in this drawing
-_RIGHT, _LEFT, _MIDDLE, _AXES = "#d55e00", "#0072b2", "0.4", ("#cc3311", "#117733", "#332288")
+_AXES = ("#cc3311", "#117733", "#332288")
 
 
 def made_scene() -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
@@ -91,28 +91,20 @@ def draw_image(axes: Axes, pixels: np.ndarray) -> None:
 
 def _bones(points: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, str]]:
     """Both ends of each bone, and its colour: the person's right and left."""
-    colours = {"R": _RIGHT, "L": _LEFT}
-    return [
-        (points[parent], points[joint], colours.get(H36M_17.names[joint][0], _MIDDLE))
-        for joint, parent in H36M_17.bones()
-    ]
+    bones = zip(H36M_17.bones(), bone_colours(H36M_17), strict=True)
+    return [(points[parent], points[joint], colour) for (joint, parent), colour in bones]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Draw the coordinate frames.")
-    parser.add_argument("-o", "--out", metavar="FILE", default=str(_PICTURE), help="image file")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
-    args = parser.parse_args(argv)
-    check_picture_name("--out", args.out)
-    refuse_existing([Path(args.out)], args.force)
+    out = picture_of_call("Draw the coordinate frames.", _PICTURE, argv)
     joints, rotation, pixels = made_scene()
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     scene, image = figure.add_gridspec(1, 2, width_ratios=(1.25, 1))
     draw_scene(figure.add_subplot(scene, projection="3d"), joints, rotation.numpy())
     draw_image(figure.add_subplot(image), pixels)
-    with atomic_write(args.out) as partial:
+    with atomic_write(out) as partial:
         figure.savefig(partial, dpi=90)
-    print(args.out)
+    print(out)
 
 
 if __name__ == "__main__":

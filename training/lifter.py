@@ -19,7 +19,7 @@ from common.skeleton import SKELETONS, Skeleton
 from common.told_channels import ToldChannels
 from data.keypoints import Size, keypoints_of_array
 from data.pose_dataset import PoseBatch, PoseDataset
-from models.build import build_model
+from models.build import INPUT_ARGUMENTS, build_model
 from models.pose_refine import PoseRefine
 from training.acceleration import select_device
 from training.checkpoint import Source, build_saved, check_model, load_weights
@@ -336,13 +336,8 @@ def load_lifter(path: str | Path, flip_test: bool | None, refined: bool | None =
     arguments = checkpoint["model"]
     if flip_test is None:
         flip_test = bool(checkpoint.get("options", {}).get("flip_test"))
-    view, told = (
-        kind(*(bool(arguments.get(name)) for name in names))
-        for kind, names in (
-            (InputView, ("camera_rays", "root_view")),
-            (ToldChannels, ("tell_body", "tell_gravity")),
-        )
-    )
+    given = argparse.Namespace(**{k: bool(arguments.get(k)) for k in INPUT_ARGUMENTS})
+    view, told = input_view(given), told_channels(given)
     in_dim = view.in_dim + told.count
     check_model(path, arguments, arguments | {"in_dim": in_dim, "out_dim": 3})
     network = build_saved(path, arguments, checkpoint["state_dict"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.camera import image_coordinates
 from common.clip import Clip
-from common.metrics import root_centred
+from common.metrics import mpjpe, root_centred
 from common.visualize import save_poses
 from data.datasets import action_of
 from data.pose_dataset import PoseBatch, PoseDataset
@@ -46,7 +46,7 @@ def draw_by_error(
         UserError: the picture cannot be written.
     """
     poses = tested_poses(pose_of, dataset)
-    errors = (poses - dataset.targets_3d.cpu()).norm(dim=-1).mean(dim=-1)
+    errors = mpjpe(poses, dataset.targets_3d.cpu())
     order, count = errors.argsort(), min(count, len(errors))
     starts = (0, (len(errors) - count) // 2, len(errors) - count)
     index = torch.cat([order[start : start + count] for start in starts])
