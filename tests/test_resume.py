@@ -102,12 +102,15 @@ def test_auto_takes_the_folder_of_a_run_that_had_no_checkpoint_yet(call, tmp_pat
     folder.mkdir()
     (folder / "options.json").write_text("{}")
     (folder / ".4194305.partial.ckpt_step.pth.tar").write_bytes(b"half")
+    for name in ("log.csv", "curves.png", "poses.png"):  # small enough for a disk that was full
+        (folder / name).write_bytes(b"")
     flags = [*FLAGS, "-c", tmp_path, "--name", "run", "-e", 1]
     assert call(main_gcn.main, *flags)[0] == 2  # without auto a folder is not taken
-    (folder / "notes.txt").write_text("of somebody")
-    status, _, err = call(main_gcn.main, *flags, "--resume", "auto")
-    assert status == 2 and "exists: give another --name" in err
-    (folder / "notes.txt").unlink()
+    for name in ("notes.txt", "results.json"):
+        (folder / name).write_text("{}")
+        status, _, err = call(main_gcn.main, *flags, "--resume", "auto")
+        assert status == 2 and f"{folder} has files but no checkpoint to go on from" in err
+        (folder / name).unlink()
     assert call(main_gcn.main, *flags, "--resume", "auto")[0] == 0
     assert not list(folder.glob(".*partial*")) and (folder / LAST).is_file()
 

@@ -65,12 +65,20 @@ def _make_folder(parent: Path, name: str | None, starts_again: bool) -> Path:
     """A new folder of this name, or of the time: runs that start in one second get numbers.
 
     Args:
-        starts_again: take the folder of a run that ended before its first checkpoint.
+        starts_again: take the folder of a run that saved no checkpoint.
+
+    Raises:
+        UserError: the folder is taken or cannot be made.
     """
     now = time.strftime("%Y-%m-%dT%H-%M-%S")
     if name and (found := holder(parent / name)):
         raise InUseError(parent / name, "another run", found)
-    if starts_again and name and is_empty_run(parent / name):
+    if starts_again and name and (parent / name).is_dir():
+        if not is_empty_run(parent / name):
+            raise UserError(
+                f"{parent / name} has files but no checkpoint to go on from: move it away, or give "
+                "another --name"
+            )
         return parent / name
     return make_folder(parent, [name] if name else [now, *(f"{now}_{n}" for n in range(2, 100))])
 
