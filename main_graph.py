@@ -126,9 +126,7 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
     accelerate(lifter.networks().values(), test_set.inputs_2d.device, args.compile, args.tf32)
     departing = departures(source.checkpoint.get("options"), SCRIPT)
     header = describe(lifter, test_set, args.keypoints, departing)
-    test_set, remarks = with_other_cameras(
-        test_set, args.pan, args.focal_scale, lifter, args.joints_of, args.keypoint_noise
-    )
+    test_set, remarks = with_other_cameras(test_set, args, lifter)
     vars(header).update(remarks)
     if args.ray_fit:
         header.ray_fit = ray_fit_remark(lifter, args.keypoints)

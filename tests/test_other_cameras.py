@@ -1,5 +1,6 @@
 """Tests beside the protocol: turned cameras, and cameras that are not what one is told."""
 
+import argparse
 import json
 import math
 from dataclasses import replace
@@ -49,8 +50,14 @@ def lifter() -> Lifter:
     return Lifter(None, {}, InputView(camera_rays=False, root_view=False), H36M_16)
 
 
+def flags(**changed) -> argparse.Namespace:
+    nothing = {"joints_of": None, "pan": 0.0, "focal_scale": 1.0, "keypoint_noise": 0.0}
+    nothing |= {"camera_height_error": 0.0, "body_size": "unknown"}
+    return argparse.Namespace(**nothing | changed)
+
+
 def test_people_outside_the_image_are_counted():
-    dataset, remarks = with_other_cameras(load(), 25.0, 1.0, lifter())
+    dataset, remarks = with_other_cameras(load(), flags(pan=25.0), lifter())
     outside = (dataset.inputs_2d[..., 0] < -1).double().mean()
     assert 0 < outside < 1 and f"leaves {100 * outside:.1f}% of" in remarks["pan"]
 
@@ -68,7 +75,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="leave out --pan"):
         panned(unknown, 5)
     with pytest.raises(UserError, match="leave it out"):
-        with_other_cameras(load(), 0.0, 1.2, lifter())
+        with_other_cameras(load(), flags(focal_scale=1.2), lifter())
 
 
 def test_a_wrong_focal_length_leaves_the_image():
@@ -78,12 +85,23 @@ def test_a_wrong_focal_length_leaves_the_image():
     assert torch.equal(told.intrinsics[..., 2:], load().intrinsics[..., 2:])
 
 
+def test_a_wrong_camera_height_is_all_that_changes():
+    wrong = flags(camera_height_error=0.03, body_size="camera_height")
+    found, remarks = with_other_cameras(load(), wrong, lifter())
+    assert torch.allclose(found.camera_height, load().camera_height + 0.03)
+    assert torch.equal(found.inputs_2d, load().inputs_2d)
+    assert list(remarks) == ["camera_height_error"]
+    assert "wrong on purpose, by 0.03 m" in remarks["camera_height_error"]
+    with pytest.raises(UserError, match="give --body_size camera_height too"):
+        with_other_cameras(load(), flags(camera_height_error=0.03), lifter())
+
+
 def test_keypoints_have_the_noise_that_is_asked_for():
     exact, found = load(), with_keypoint_noise(load(), 4)
     noise = 500 * (found.inputs_2d - exact.inputs_2d)
     assert noise.std() == pytest.approx(4, rel=0.05) and noise.mean().abs() < 0.1
     assert torch.equal(found.inputs_2d, with_keypoint_noise(load(), 4).inputs_2d)
-    assert with_other_cameras(load(), 0.0, 1.0, lifter())[1] == {}
+    assert with_other_cameras(load(), flags(), lifter())[1] == {}
 
 
 def test_the_table_says_so(call, tmp_path):
@@ -98,6 +116,6 @@ def test_the_table_says_so(call, tmp_path):
     out = call(main_gcn.main, *SLICE, *flags)[1]
     assert "noise of 2 px at width 1,000 on purpose" in out
     assert "with an error of the 2D joints of 2 px" in out
-    for flag in ("--pan", "--keypoint_noise"):
+    for flag in ("--pan", "--keypoint_noise", "--camera_height_error"):
         status, _, err = call(main_gcn.main, *SLICE, flag, 5)
         assert status == 2 and "--evaluate" in err

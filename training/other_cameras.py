@@ -1,6 +1,7 @@
 """Tests beside the protocol: of a network told a wrong camera, seeing through a turned one, or
 given another detector's joints or noisy ones."""
 
+import argparse
 import math
 from dataclasses import replace
 
@@ -18,52 +19,54 @@ _NEAREST = 0.2  # metres: no joint comes nearer to a turned camera
 
 
 def with_other_cameras(
-    dataset: PoseDataset,
-    pan: float,
-    focal_scale: float,
-    lifter: Lifter,
-    joints_of: str | None = None,
-    keypoint_noise: float = 0.0,
+    dataset: PoseDataset, args: argparse.Namespace, lifter: Lifter
 ) -> tuple[PoseDataset, dict[str, str]]:
     """The data set as it is to be tested, and remarks on what was changed, by the flags' names.
 
     Args:
-        pan: degrees, see ``panned``.
-        focal_scale: see ``with_focal_scale``.
+        args: the flags ``joints_of``, ``pan`` (degrees), ``focal_scale`` (a factor),
+            ``camera_height_error`` (metres) and ``keypoint_noise`` (pixels at image width 1,000);
+            the functions below say what each does.
         lifter: that is to be tested.
-        joints_of: see ``with_joints_of``; None leaves the joints where they are.
-        keypoint_noise: pixels at image width 1,000, see ``with_keypoint_noise``.
 
     Raises:
         UserError: the change is not possible, or changes nothing.
     """
     remarks = {}
-    if joints_of:
-        dataset = with_joints_of(dataset, joints_of)
+    if args.joints_of:
+        dataset = with_joints_of(dataset, args.joints_of)
         remarks["joints_of"] = (
-            f"the 2D joints are moved on purpose, to where {joints_of} is taken to see them"
+            f"the 2D joints are moved on purpose, to where {args.joints_of} is taken to see them"
         )
-    if pan:
-        dataset = panned(dataset, pan)
-        remark = f"the cameras are turned to the right on purpose, by {pan:g} degrees"
+    if args.pan:
+        dataset = panned(dataset, args.pan)
+        remark = f"the cameras are turned to the right on purpose, by {args.pan:g} degrees"
         outside = (dataset.inputs_2d[..., 0].abs() > 1).double().mean().item()
         if outside:
             remark += f", which leaves {outside:.1%} of the 2D joints outside the image"
         remarks["pan"] = remark
-    if focal_scale != 1:
+    if args.focal_scale != 1:
         fitted = lifter.screen_sigma is not None
         if not (lifter.input_view.uses_intrinsics or lifter.post_refine or fitted):
             raise UserError(
                 "--focal_scale: this network uses no rays and has no refinement, leave it out"
             )
-        dataset = with_focal_scale(dataset, focal_scale)
+        dataset = with_focal_scale(dataset, args.focal_scale)
         remarks["focal_scale"] = (
-            f"the focal length is wrong on purpose, by a factor of {focal_scale:g}"
+            f"the focal length is wrong on purpose, by a factor of {args.focal_scale:g}"
         )
-    if keypoint_noise:
-        dataset = with_keypoint_noise(dataset, keypoint_noise)
+    if args.camera_height_error:
+        if args.body_size != "camera_height":
+            raise UserError("--camera_height_error: give --body_size camera_height too")
+        height = dataset.camera_height + args.camera_height_error
+        dataset = replace(dataset, camera_height=height)
+        remarks["camera_height_error"] = (
+            f"the camera height is wrong on purpose, by {args.camera_height_error:g} m"
+        )
+    if args.keypoint_noise:
+        dataset = with_keypoint_noise(dataset, args.keypoint_noise)
         remarks["keypoint_noise"] = (
-            f"the 2D joints have noise of {keypoint_noise:g} px at width 1,000 on purpose"
+            f"the 2D joints have noise of {args.keypoint_noise:g} px at width 1,000 on purpose"
         )
     return dataset, remarks
 
