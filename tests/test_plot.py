@@ -1,9 +1,12 @@
 """Plots of networks and runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from common import visualize
+from common.metrics import mpjpe
 from common.skeleton import H36M_16
 from models.build import build_model
 from tests.conftest import SLICE
@@ -138,3 +141,33 @@ def test_errors_are_those_of_the_poses(checkpoint, call, tmp_path, monkeypatch):
     curve = share.lines[0]
     half = (errors.mean(dim=1) <= curve.get_xdata()[len(errors) // 2]).float().mean()
     assert 100 * half == pytest.approx(curve.get_ydata()[len(errors) // 2], abs=3)
+
+
+def test_poses_before_and_after_the_fit_are_drawn(checkpoint, call, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(plot, "save_poses", lambda *given: found.append(given))
+    flags = ("--dataset", SLICE[1], "--downsample", 100)
+    assert call(plot.main, "ray_fit", checkpoint(), *flags)[0] == 0
+    _, inputs, poses, targets, titles, skeleton, up = found[0]
+    assert len(titles) == len(poses) == 6 and "network" in titles[0] and "rays" in titles[1]
+    assert torch.equal(inputs[::2], inputs[1::2]) and torch.equal(targets[::2], targets[1::2])
+    gain = mpjpe(poses, targets).unflatten(0, (3, 2)).diff(dim=1)[:, 0]
+    assert gain[0] > gain[1] > gain[2]  # the error falls least, as the median, most
+    visualize.save_poses(tmp_path / "p.png", inputs, poses, targets, titles, skeleton, up)
+    status, _, err = call(plot.main, "ray_fit", checkpoint(), *flags, "-k", "noisy", "--force")
+    assert status == 0, err
+
+
+def test_the_fit_is_not_drawn_where_it_cannot_be(checkpoint, call, monkeypatch):
+    flags = ("--dataset", SLICE[1], "--downsample", 400)
+    load = plot._on_data
+    monkeypatch.setattr(plot, "_on_data", lambda args, source: _unknown(*load(args, source)))
+    status, _, err = call(plot.main, "ray_fit", checkpoint(), *flags)
+    assert status == 2 and "the cameras of hdm05 are not known: give another data set" in err
+    monkeypatch.setattr(plot, "SCREEN_SIGMAS", {"noisy": 0.02})
+    status, _, err = call(plot.main, "ray_fit", checkpoint(), *flags)
+    assert status == 2 and "--keypoints gt: the error of these 2D joints is not known" in err
+
+
+def _unknown(lifter, data):
+    return lifter, replace(data, intrinsics=data.intrinsics * torch.nan)

@@ -2,12 +2,16 @@
 """Plots of networks and runs.
 
     python tools/plot.py errors CKPT --dataset hdm05     by action and joint, and their distribution
+    python tools/plot.py ray_fit CKPT --dataset hdm05    poses before and after --ray_fit
     python tools/plot.py curves RUN RUN ...              test error by epoch
     python tools/plot.py adjacency CKPT                  what each joint takes from each other
     python tools/plot.py modulation CKPT                 the weight modulation M of each layer
 
 RUN is the folder of a run, or a folder of such folders (as tools/sweep.py makes), which is drawn
 with mean and spread.
+
+ray_fit: of all tested poses, those whose error falls least, as the median and most, but for 5% at
+both ends.
 
 adjacency: there is one panel for each layer. Row i, column j is the weight with which joint i
 receives the features of joint j, including the learned modulation. Dots mark bones. The printed
@@ -19,6 +23,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +35,7 @@ from torch import Tensor
 
 from common.errors import UserError, run_script
 from common.files import refuse_existing
+from common.metrics import mpjpe
 from common.parser import Parser
 from common.skeleton import Skeleton
 from common.visualize import (
@@ -38,17 +44,19 @@ from common.visualize import (
     save_errors,
     save_learning_curves,
     save_modulations,
+    save_poses,
 )
 from data.datasets import DATASETS
-from data.pose_dataset import load_pose_datasets
+from data.pose_dataset import PoseDataset, load_pose_datasets
 from models.modulated_gcn import ModulatedGCN
 from training import flag_types as types
 from training.find_run import LOG
-from training.lifter import Lifter, load_lifter
+from training.lifter import SCREEN_SIGMAS, Lifter, check_cameras, load_lifter
 from training.load_data import ROOT
-from training.pictures import tested_poses
+from training.pictures import tested_poses, title_of
 
 _MOST = 10**9  # epochs, millimetres
+_SHARES = (0.05, 0.5, 0.95)  # of the poses, by what --ray_fit gains
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,12 +74,7 @@ def _beside(source: Path, plot: str) -> Path:
 
 
 def plot_errors(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> None:
-    lifter, info = load_lifter(sources[0], flip_test=None), DATASETS[args.dataset]
-    folder = Path(args.dataset_dir) if args.dataset_dir else ROOT / "dataset"
-    (data,) = load_pose_datasets(
-        info, folder, [info.subjects_test], lifter.skeleton, args.keypoints, None, args.downsample
-    )
-    lifter.check_data(data)
+    lifter, data = _on_data(args, sources[0])
     poses = tested_poses(lifter.tested_pose, data)
     errors = 1000 * (poses - data.targets_3d).norm(dim=-1)
     save_errors(out, errors, data.action, data.actions, lifter.skeleton)
@@ -79,6 +82,35 @@ def plot_errors(args: argparse.Namespace, sources: Sequence[Path], out: Path) ->
     print("mean error in mm by joint, over all poses")
     for name, error in by_joint.items():
         print(f"{name:<10}  {error:>6.1f}")
+
+
+def plot_ray_fit(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> None:
+    lifter, data = _on_data(args, sources[0])
+    if args.keypoints not in SCREEN_SIGMAS:
+        raise UserError(
+            f"--keypoints {args.keypoints}: the error of these 2D joints is not known, which "
+            f"--ray_fit needs: {' or '.join(SCREEN_SIGMAS)}"
+        )
+    check_cameras(data, "give another data set")
+    fitted = replace(lifter, screen_sigma=SCREEN_SIGMAS[args.keypoints])
+    before, after = (tested_poses(each.tested_pose, data) for each in (lifter, fitted))
+    gain = mpjpe(before, data.targets_3d) - mpjpe(after, data.targets_3d)
+    index = gain.argsort()[[int(share * (len(gain) - 1)) for share in _SHARES]]
+    batch = data.batch(index.repeat_interleave(2))
+    poses = torch.stack([before[index], after[index]], dim=1).flatten(0, 1)
+    titles = [f"{title_of(data, i)}, {step}" for i in index for step in ("network", "on its rays")]
+    save_poses(out, batch.inputs_2d, poses, batch.targets_3d, titles, lifter.skeleton, batch.up)
+
+
+def _on_data(args: argparse.Namespace, source: Path) -> tuple[Lifter, PoseDataset]:
+    """The network of a checkpoint, and the test subjects of the flags' data set."""
+    lifter, info = load_lifter(source, flip_test=None), DATASETS[args.dataset]
+    folder = Path(args.dataset_dir) if args.dataset_dir else ROOT / "dataset"
+    (data,) = load_pose_datasets(
+        info, folder, [info.subjects_test], lifter.skeleton, args.keypoints, None, args.downsample
+    )
+    lifter.check_data(data)
+    return lifter, data
 
 
 def plot_curves(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> None:
@@ -145,6 +177,7 @@ def _modulated(source: Path) -> tuple[Lifter, ModulatedGCN]:
 
 PLOTS = {
     "errors": plot_errors,
+    "ray_fit": plot_ray_fit,
     "curves": plot_curves,
     "adjacency": plot_adjacency,
     "modulation": plot_modulation,
@@ -171,7 +204,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         add("sources", metavar="RUN" if many else "CKPT", nargs="+" if many else 1)
         add("-o", "--out", metavar="FILE", help="image file (default: beside the first input)")
         add("--force", action="store_true", help="replace an existing file")
-        if plot == "errors":
+        if plot in ("errors", "ray_fit"):
             add("-d", "--dataset", choices=sorted(DATASETS), default="h36m")
             add("-k", "--keypoints", type=types.one_line, default="gt", metavar="NAME")
             add("--downsample", type=types.positive_int, default=1, metavar="K")
