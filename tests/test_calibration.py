@@ -1,7 +1,9 @@
 """A person's proportions and size from 2D joints alone."""
 
 import json
+import re
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -102,20 +104,43 @@ def test_a_fit_far_from_the_poses_is_not_trusted(seen, monkeypatch):
     screen, intrinsics, _, lifter = person(seen, FACTORS)
     far = FACTORS.clone()
     far[2] += 0.15
-    monkeypatch.setattr(calibration._Calibration, "fitted", lambda self, seed: far)
+    monkeypatch.setattr(calibration._Calibration, "fitted", lambda self, seed: far.unsqueeze(0))
     body = calibrate(lifter, screen, intrinsics)
     assert body.proportions is None and "off the medians of the poses" in body.how
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("others", [0, 0.1])
-def test_frames_of_somebody_else_do_little_harm(seen, others):
-    screen, intrinsics, pose, lifter = person(seen, FACTORS)
-    count = int(others * len(screen))
-    other, *_, other_lifter = person(seen, -FACTORS)
-    mixed = torch.cat([other[:count], screen[count:]])
+def with_somebody_else(dataset, share):
+    """``person``, and the same frames with this share of them of somebody else."""
+    screen, intrinsics, pose, lifter = person(dataset, FACTORS)
+    count = int(share * len(screen))
+    other, *_, other_lifter = person(dataset, -FACTORS)
     lifter.network.inputs = torch.cat([screen, other])
     lifter.network.poses = torch.cat([lifter.network.poses, other_lifter.network.poses])
+    return screen, intrinsics, pose, lifter, torch.cat([other[:count], screen[count:]])
+
+
+@pytest.mark.parametrize("others", [0, 0.3])
+def test_frames_of_two_persons_are_noticed(seen, monkeypatch, others):
+    _, intrinsics, _, lifter, mixed = with_somebody_else(seen, others)
+    fits = calibration._Calibration
+    monkeypatch.setattr(fits, "fitted", partialmethod(_first_fit, fits.fitted))
+    body = calibrate(lifter, mixed, intrinsics)
+    if others:
+        assert body.proportions is None
+        assert re.search(r"(29|30|31)% of the frames fit another body", body.how), body.how
+    else:
+        assert body.proportions, body.how
+
+
+def _first_fit(self, fitted, seed, *two, **shorter):
+    """The true factors stand for the fits of one body."""
+    return fitted(self, seed, *two, **shorter) if two else FACTORS.unsqueeze(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [0, 0.1, 0.3])
+def test_frames_of_somebody_else_do_little_harm(seen, others):
+    screen, intrinsics, pose, lifter, mixed = with_somebody_else(seen, others)
     body = calibrate(lifter, mixed, intrinsics)
     if not others:
         off = errors(body, pose)
@@ -150,7 +175,9 @@ def test_nothing_is_claimed_where_nothing_can_be_found(seen, monkeypatch):
 def test_two_fits_that_agree_outvote_a_third(seen, monkeypatch):
     screen, intrinsics, _, lifter = person(seen, FACTORS)
     fits = {0: FACTORS, 1: FACTORS + 0.003, 2: FACTORS + 0.1 * torch.randn(9)}
-    monkeypatch.setattr(calibration._Calibration, "fitted", lambda self, seed: fits[seed])
+    of_fits = calibration._Calibration
+    monkeypatch.setattr(of_fits, "fitted", lambda self, seed: fits[seed].unsqueeze(0))
+    monkeypatch.setattr(of_fits, "why_not_one_person", lambda self, factors: None)
     body = calibrate(lifter, screen, intrinsics)
     assert body.proportions, body.how
     assert max(body.uncertainty.values()) > 0.01

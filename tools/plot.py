@@ -98,7 +98,7 @@ def plot_ray_fit(args: argparse.Namespace, sources: Sequence[Path], out: Path) -
     index = gain.argsort()[[int(share * (len(gain) - 1)) for share in _SHARES]]
     batch = data.batch(index.repeat_interleave(2))
     poses = torch.stack([before[index], after[index]], dim=1).flatten(0, 1)
-    titles = [f"{title_of(data, i)}, {step}" for i in index for step in ("network", "on its rays")]
+    titles = [f"{step}, {title_of(data, i)}" for i in index for step in ("network", "on its rays")]
     save_poses(out, batch.inputs_2d, poses, batch.targets_3d, titles, lifter.skeleton, batch.up)
 
 

@@ -9,11 +9,13 @@ on the mean proportions of the training persons. They minimise the mean over fra
     + the sum over kinds of (log factor / 5%)^2, with the weight of one frame
 
 The network is told the proportions if it can be told any; its weights do not change. The logarithm
-bounds the influence of frames that fit no person, such as those of somebody else: a tenth of the
-frames does little harm. A third is noticed only where it pulls a bone far off the medians of the
-network's poses; give the frames of one person. Three fits begin
-at different factors, and each draws other frames; the fit with the lowest sum over common frames
-wins. How much they differ is the uncertainty.
+bounds the influence of frames that fit no person. Three fits begin at different factors, and each
+draws other frames; the fit with the lowest sum over common frames wins. How much they differ is the
+uncertainty.
+
+**Several persons.** A last, shorter fit has two sets of factors, and each frame counts with the one
+that fits it better. Where that makes the sum much smaller, the frames are of several persons, and
+nothing is claimed.
 
 **Size.** The floor shows it: the lowest joint of a standing person is an ankle, whose height above
 the floor differs little between persons. So the height of the camera above the floor gives the
@@ -53,6 +55,7 @@ _PRIOR_SIGMA, _START_SIGMA = 0.05, 0.02  # of the log factors
 _JUDGED_FRAMES = 1024
 _LARGEST_DIFFERENCE = 0.02  # root mean square over bones, from the best fit to the next
 _FARTHEST_FROM_MEDIANS = 0.05  # of any bone
+_LARGEST_GAIN = 0.1  # of a second body, in the mean logarithm of what is left of a frame
 _AT_ONCE = 4096  # frames
 _HEAD = ("Neck/Nose", "Head")  # it nods: its bones are not rigid
 _ANKLE_HEIGHT = 0.073  # metres above the floor, where a checkpoint does not say it
@@ -78,19 +81,21 @@ def calibrate(
     Returns:
         A body without size. Its proportions are unknown where there are fewer than 50 frames,
         where the 2D joints are off by more than 1 px at width 1,000, where no two fits agree to
-        2%, or where a rigid bone is more than 5% off the medians of the poses, as happens where
-        frames of several persons are mixed; ``how`` says so. The uncertainty is how much the fits
+        2%, where a rigid bone is more than 5% off the medians of the poses, or where two bodies fit
+        the frames much better than one; ``how`` says so. The uncertainty is how much the fits
         differ; a wrong pose of the network in every frame, and a left side that is not as the
         right one, come on top.
     """
     if reason := _why_not(len(keypoints), screen_sigma):
         return Body(reason)
     fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1), screen_sigma)
-    factors = torch.stack([fit.fitted(seed) for seed in seeds])
+    factors = torch.cat([fit.fitted(seed) for seed in seeds])
     with torch.no_grad():
-        best = int(torch.stack([fit.misfit(row, fit.judged) for row in factors]).argmin())
+        misfits = torch.stack([fit.misfit(row.unsqueeze(0), fit.judged) for row in factors])
         found = torch.stack([fit.proportions(row) for row in factors])
-    if reason := _why_not_trusted(found, best, fit.middle, lifter.skeleton):
+    best = int(misfits.argmin())
+    reason = _why_not_trusted(found, best, fit.middle, lifter.skeleton)
+    if reason := reason or fit.why_not_one_person(factors[best]):
         return Body(reason)
     return Body(
         f"proportions calibrated from {len(keypoints):,} frames of the person's 2D",
@@ -227,10 +232,7 @@ def _why_not_trusted(found: Tensor, best: int, middle: Tensor, skeleton: Skeleto
         return f"proportions unknown: the fits of the calibration differ by {nearest:.1%}"
     far = (found[best] / middle).log()[rigid].abs().max().item()
     if not far < _FARTHEST_FROM_MEDIANS:
-        return (
-            f"proportions unknown: the calibration is {far:.1%} off the medians of the poses, as "
-            "with frames of several persons"
-        )
+        return f"proportions unknown: the calibration is {far:.1%} off the medians of the poses"
     return None
 
 
@@ -291,32 +293,60 @@ class _Calibration:
         found = self.start * factors.exp()[self.lifter.skeleton.bone_groups()]
         return found / found.mean()
 
-    def misfit(self, factors: Tensor, rows: Tensor) -> Tensor:
-        """The sum of these frames."""
+    def costs(self, factors: Tensor, rows: Tensor) -> Tensor:
+        """What ``common.ray_fit`` leaves of these frames with each of K bodies: (K, frames)."""
         screen, intrinsics = self.screen[rows], self.intrinsics[rows]
-        known = Known(self.proportions(factors).expand(len(rows), -1))
-        pose = self.lifter.lift(screen, intrinsics, known)
-        lengths = known.lengths_of(pose, self.lifter.skeleton)
-        given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
-        left = ray_misfit(pose, *given, lengths, self.screen_sigma)
-        prior = (factors / _PRIOR_SIGMA).square().sum() / len(rows)
-        return left.log1p().mean() + prior
+        costs = []
+        for body in factors:
+            known = Known(self.proportions(body).expand(len(rows), -1))
+            pose = self.lifter.lift(screen, intrinsics, known)
+            lengths = known.lengths_of(pose, self.lifter.skeleton)
+            given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
+            costs.append(ray_misfit(pose, *given, lengths, self.screen_sigma))
+        return torch.stack(costs)
 
-    def fitted(self, seed: int) -> Tensor:
-        """The log factors (9,) of one fit: Adam, whose rate falls to 0."""
+    def misfit(self, factors: Tensor, rows: Tensor) -> Tensor:
+        """The sum of these frames, each with the one of K bodies (K, 9) that fits it best."""
+        prior = (factors / _PRIOR_SIGMA).square().sum() / len(rows)
+        return self.costs(factors, rows).amin(dim=0).log1p().mean() + prior
+
+    def fitted(self, seed: int, start: Tensor | None = None, shorter: int = 1) -> Tensor:
+        """The log factors (K, 9) of K bodies, one fit: Adam, whose rate falls to 0.
+
+        Args:
+            start: (K, 9) about which it begins; None begins about the mean training person.
+            shorter: so many times fewer steps, and frames in each.
+        """
         self.lifter.network.eval()
         generator = torch.Generator().manual_seed(seed)
-        count, device = len(self.screen), self.screen.device
+        count, device, steps = len(self.screen), self.screen.device, _STEPS // shorter
         drawn = torch.randint(count, (count,), generator=generator)
-        start = _START_SIGMA * torch.randn(len(BONE_GROUPS), generator=generator)
-        factors = start.to(self.screen).requires_grad_()
+        start = torch.zeros(1, len(BONE_GROUPS), device=device) if start is None else start
+        noise = _START_SIGMA * torch.randn(start.shape, generator=generator)
+        factors = (start + noise.to(start)).requires_grad_()
         optimizer = torch.optim.Adam([factors])
-        for step in range(_STEPS):
-            optimizer.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
-            batch = drawn[torch.randint(count, (min(count, _BATCH),), generator=generator)]
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+            size = (min(count, _BATCH // shorter),)
+            batch = drawn[torch.randint(count, size, generator=generator)]
             misfit = self.misfit(factors, batch.to(device))
             (gradient,) = torch.autograd.grad(misfit, factors)
             factors.grad = gradient.nan_to_num(0, 0, 0)  # no pose may stop the fit
             torch.nn.utils.clip_grad_norm_([factors], _MAX_NORM)
             optimizer.step()
         return factors.detach()
+
+    def why_not_one_person(self, factors: Tensor) -> str | None:
+        """Why the frames are not those of one body with these factors (9,); None if they are."""
+        both = self.fitted(0, factors.expand(2, -1), shorter=2)
+        with torch.no_grad():
+            one = self.costs(factors.unsqueeze(0), self.judged)[0]
+            two = self.costs(both, self.judged)
+        gain = (one.log1p() - two.amin(dim=0).log1p()).mean().item()
+        if gain < _LARGEST_GAIN:
+            return None
+        first = (two[0] < two[1]).double().mean().item()
+        return (
+            f"proportions unknown: {min(first, 1 - first):.0%} of the frames fit another body, as "
+            "if they were of another person"
+        )
