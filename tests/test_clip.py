@@ -178,6 +178,6 @@ def test_what_cannot_be_written_is_refused_before(monkeypatch):
     with pytest.raises(UserError, match=r"--render a\.txt: .*\.gif.*\.html"):
         check_clip_name("--render", "a.txt")
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
-    with pytest.raises(UserError, match="pip install"):
+    with pytest.raises(UserError, match="-r requirements-export"):
         check_clip_name("--render", "a.mp4")
     assert set(clip_files.STILLS) < WRITERS.keys()
