@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.clip import Clip
+from common.clip import Clip, by_number
 from common.clip_files import Style, check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.extras import require
@@ -96,7 +96,7 @@ def _find(args: argparse.Namespace, skeleton: Skeleton) -> tuple[PoseDataset, in
 
 
 def images_of(path: str) -> Callable[[int], np.ndarray | None]:
-    """The images of a video by their numbers, which have to rise; None after its end.
+    """The images of a video as :func:`common.clip.by_number` gives them.
 
     Raises:
         UserError: it cannot be read, or what reads it is not installed.
@@ -108,15 +108,7 @@ def images_of(path: str) -> Callable[[int], np.ndarray | None]:
         width, height = next(frames)["source_size"]
     except (OSError, StopIteration, KeyError) as error:
         raise UserError(f"--viz_video {path} cannot be read: give a video") from error
-    numbered = enumerate(frames)
-
-    def image(wanted: int) -> np.ndarray | None:
-        for number, content in numbered:
-            if number == wanted:
-                return np.frombuffer(content, np.uint8).reshape(height, width, 3)
-        return None
-
-    return image
+    return by_number(np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in frames)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

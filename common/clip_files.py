@@ -17,7 +17,7 @@ from common.files import atomic_write, write_bytes
 from common.progress import follow
 
 _GIF_FPS = 15  # at most
-_GIF_COLOURS = 64
+_COLOURS, _IMAGE_COLOURS = 32, 128  # of a gif: of lines alone, and with images behind them
 _ROWS = 4  # poses of a picture
 _MACRO_BLOCK = 2  # H.264 wants even sizes
 STILLS = (".png", ".pdf", ".svg", ".jpg")
@@ -80,10 +80,13 @@ def _pictures(clip: Clip, style: Style, step: int = 1) -> Iterator[np.ndarray]:
 def _write_gif(path: Path, clip: Clip, style: Style) -> None:
     step = math.ceil(clip.fps / _GIF_FPS)
     with atomic_write(path) as partial, partial.open("wb") as file:
-        write_gif(file, _pictures(clip, style, step), clip.fps / step)
+        colours = _IMAGE_COLOURS if clip.image else _COLOURS
+        write_gif(file, _pictures(clip, style, step), clip.fps / step, colours)
 
 
-def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> None:
+def write_gif(
+    file: BinaryIO, pictures: Iterator[np.ndarray], fps: float, colours: int = _COLOURS
+) -> None:
     """Write RGB pictures (height, width, 3) uint8 as an endless animation, one at a time.
 
     Pillow's own ``save`` would keep all of them in memory.
@@ -96,7 +99,7 @@ def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> Non
         box = (0, 0, *whole.size)
         if before is not None:  # only what has changed
             box = ImageChops.difference(whole, before).getbbox() or (0, 0, 1, 1)
-        part = whole.crop(box).quantize(_GIF_COLOURS)
+        part = whole.crop(box).quantize(colours)
         if before is None:
             for block in GifImagePlugin.getheader(part, info={"loop": 0})[0]:
                 file.write(block)

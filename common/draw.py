@@ -29,7 +29,8 @@ _VIEWS = {"from the camera": 0.0, "from the side": 90.0}
 _ELEVATION = 10.0  # degrees
 _SQUARE = 0.5  # metres, of the floor
 _MARGIN = 0.12  # metres around the person
-_ROW = (8.0, 3.0)  # inches
+_ROW = (7.2, 3.0)  # inches
+_WIDTH, _TRUTH_WIDTH, _RIM_WIDTH = 2.8, 5.5, 5.0  # of bones, points
 _TITLE = {"fontsize": 8, "va": "bottom"}
 _LETTERS = 46  # of a title that is not cut
 DPI = 120
@@ -99,19 +100,23 @@ class PoseRow:
             centre = self._poses[index, 0] * (1, 0, 1)
             self._draw_floor(axes, centre, angle)
             if self._truth is not None:
-                self._draw_bones(axes, seen(self._truth[index] - centre, angle), TRUTH, 4.5)
-            self._draw_bones(axes, seen(self._poses[index] - centre, angle), self._colours, 2.2)
+                self._draw_bones(
+                    axes, seen(self._truth[index] - centre, angle), TRUTH, _TRUTH_WIDTH
+                )
+            points = seen(self._poses[index] - centre, angle)
+            self._draw_bones(axes, points, self._colours, _WIDTH)
 
     def _draw_2d(self, index: int) -> None:
         image = self._clip.image(index) if self._clip.image else None
+        points = np.pad(self._clip.keypoints[index], ((0, 0), (0, 1)))
         if image is not None:
             width, height = self._clip.size
             extent = (0, width, height, 0)
             limits = {"xlim": self._flat.get_xlim(), "ylim": self._flat.get_ylim()}
             self.drawn.append(self._flat.imshow(image, extent=extent, aspect="auto"))
             self._flat.set(**limits)
-        points = np.pad(self._clip.keypoints[index], ((0, 0), (0, 1)))
-        self._draw_bones(self._flat, points, self._colours, 2.2)
+            self._draw_bones(self._flat, points, "white", _RIM_WIDTH)
+        self._draw_bones(self._flat, points, self._colours, _WIDTH)
 
     def _draw_floor(self, axes: Axes, centre: np.ndarray, angle: float) -> None:
         """Squares that stand still while the view follows the person."""

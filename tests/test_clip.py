@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from PIL import Image
 
 from common import clip_files, draw
 from common.bvh import median_lengths, to_bvh, with_lengths
-from common.clip import upright_rotation
+from common.clip import by_number, upright_rotation
 from common.clip_files import WRITERS, check_clip_name, write_clip, write_gif
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17
@@ -64,6 +65,25 @@ def test_a_part_is_of_the_same_images():
     part = clip.part([2, 5]).part([1])
     assert len(part) == 1 and part.number(0) == 5 and part.image(0) == 5
     assert np.array_equal(part.poses[0], clip.poses[5])
+
+
+def test_images_are_read_one_after_the_other():
+    read = []
+    image = by_number(read.append(number) or number for number in range(6))
+    assert (image(1), image(4)) == (1, 4) and read == [0, 1, 2, 3, 4]
+    assert image(9) is None and image(2) is None
+
+
+def test_joints_over_an_image_have_a_rim_and_keep_their_place():
+    plain, over = (
+        draw.sheet([draw.Still(made_clip(**options), 0, "")]).axes[0]
+        for options in ({}, {"image": lambda index: np.zeros((480, 640, 3), np.uint8)})
+    )
+    assert plain.get_xlim() == over.get_xlim() and plain.get_ylim() == over.get_ylim()
+    rim, bones = over.collections
+    assert to_rgba(rim.get_color()[0]) == (1, 1, 1, 1)
+    assert rim.get_linewidth()[0] > bones.get_linewidth()[0]
+    assert len(plain.collections) == 1 and over.images[0].get_extent() == [0, 640, 480, 0]
 
 
 @pytest.mark.parametrize("joints", [16, 17])
