@@ -110,13 +110,26 @@ class PoseRow:
         image = self._clip.image(index) if self._clip.image else None
         points = np.pad(self._clip.keypoints[index], ((0, 0), (0, 1)))
         if image is not None:
-            width, height = self._clip.size
-            extent = (0, width, height, 0)
-            limits = {"xlim": self._flat.get_xlim(), "ylim": self._flat.get_ylim()}
-            self.drawn.append(self._flat.imshow(image, extent=extent, aspect="auto"))
-            self._flat.set(**limits)
+            self._draw_image(image)
             self._draw_bones(self._flat, points, "white", _RIM_WIDTH)
         self._draw_bones(self._flat, points, self._colours, _WIDTH)
+
+    def _draw_image(self, image: np.ndarray) -> None:
+        """The part of an image that is shown, in hardly more pixels than are shown: matplotlib
+        would work on all of them."""
+        limits = {"xlim": self._flat.get_xlim(), "ylim": self._flat.get_ylim()}
+        scale = image.shape[1] / self._clip.size[0]
+        (left, right), (bottom, top) = (scale * np.array(ends) for ends in limits.values())
+        step = max(1, int((right - left) / self._flat.bbox.width))
+        rows = range(image.shape[0])[max(0, int(top)) : math.ceil(bottom) : step]
+        columns = range(image.shape[1])[max(0, int(left)) : math.ceil(right) : step]
+        if not (rows and columns):  # the joints are outside the image
+            return
+        extent = (columns.start, columns.stop, rows.stop, rows.start)
+        part = image[rows.start : rows.stop : step, columns.start : columns.stop : step]
+        drawn = self._flat.imshow(part, extent=np.array(extent) / scale, aspect="auto")
+        self.drawn.append(drawn)
+        self._flat.set(**limits)
 
     def _draw_floor(self, axes: Axes, centre: np.ndarray, angle: float) -> None:
         """Squares that stand still while the view follows the person."""

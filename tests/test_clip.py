@@ -74,16 +74,33 @@ def test_images_are_read_one_after_the_other():
     assert image(9) is None and image(2) is None
 
 
-def test_joints_over_an_image_have_a_rim_and_keep_their_place():
+@pytest.mark.parametrize("scale", [0.5, 1, 8])  # of the image; what is shown is reduced
+def test_joints_over_an_image_have_a_rim_and_keep_their_place(scale):
+    rows, columns = np.indices((int(480 * scale), int(640 * scale))) / scale
+    image = np.stack([columns / 4, rows / 4, 0 * rows], axis=-1).astype(np.uint8)
     plain, over = (
-        draw.sheet([draw.Still(made_clip(**options), 0, "")]).axes[0]
-        for options in ({}, {"image": lambda index: np.zeros((480, 640, 3), np.uint8)})
+        draw.sheet([draw.Still(made_clip(image=images), 0, "")]).axes[0]
+        for images in (None, lambda index: image)
     )
     assert plain.get_xlim() == over.get_xlim() and plain.get_ylim() == over.get_ylim()
     rim, bones = over.collections
     assert to_rgba(rim.get_color()[0]) == (1, 1, 1, 1)
     assert rim.get_linewidth()[0] > bones.get_linewidth()[0]
-    assert len(plain.collections) == 1 and over.images[0].get_extent() == [0, 640, 480, 0]
+    shown = over.images[0]
+    left, right, bottom, top = shown.get_extent()
+    limits = np.clip([*over.get_xlim(), *over.get_ylim()], 0, [640, 640, 480, 480])
+    assert np.allclose((left, right, bottom, top), limits, atol=2 / scale + 1)
+    pixels = shown.get_array()
+    assert pixels.size < 2 * 3 * over.bbox.width * over.bbox.height
+    assert np.allclose(4 * pixels[0, 0], (left, top, 0), atol=8)
+    assert np.allclose(4 * pixels[-1, -1], (right, bottom, 0), atol=8)
+
+
+def test_joints_outside_the_image_are_drawn_over_nothing():
+    far = made_clip().keypoints + 5000
+    clip = made_clip(keypoints=far, image=lambda index: np.zeros((480, 640, 3), np.uint8))
+    axes = draw.sheet([draw.Still(clip, 0, "")]).axes[0]
+    assert not axes.images and axes.collections
 
 
 @pytest.mark.parametrize("joints", [16, 17])
