@@ -77,9 +77,9 @@ class PoseRow:
         if points is not None:
             low, high = np.nanmin(points, axis=(0, 1)), np.nanmax(points, axis=(0, 1))
             margin = _MARGIN * max(*(high - low), 1e-6)
-            ends = [(low[k] - margin, high[k] + margin) for k in (0, 1)]
-            _fill(self._flat, ends[0], ends[1])
-            self._flat.invert_yaxis()  # rows of an image grow downwards
+            across, down = ((low[k] - margin, high[k] + margin) for k in (0, 1))
+            _fill(self._flat, across, (-down[1], -down[0]))
+            self._flat.set_ylim(*-np.array(self._flat.get_ylim()))  # rows grow downwards
 
     def show(self, index: int, title: str) -> None:
         """Draw a pose in place of the one before.
