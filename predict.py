@@ -245,7 +245,8 @@ def _add_output_flags(parser: Parser) -> None:
         default=[],
         metavar="FILE",
         help="draw a few poses in a picture (png, pdf, svg), all in an animation (gif, mp4) or in "
-        "a page for the browser (html); may be given several times",
+        "a page for the browser (html); may be given several times. The 2D joints lie over the "
+        "image or the video, but for html",
     )
     parser.add_argument("--force", action="store_true", help="replace existing files")
 
