@@ -36,6 +36,7 @@ from training.pictures import clip_of_sequence, find_sequence
 _FPS = {"h36m": 50.0, "hdm05": 30.0, "mocap": 15.0}
 _USUAL_FPS = 25.0
 _USUAL_SIZE = 5.0  # of --viz_size, as published
+_SMALLEST, _LARGEST = 1, 50
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -133,7 +134,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--viz_downsample", type=types.positive_int, default=1, metavar="K", help="each K-th image")
     add("--force", action="store_true", help="replace an existing file")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not _SMALLEST <= args.viz_size <= _LARGEST:
+        raise UserError(f"--viz_size {args.viz_size:g}: give {_SMALLEST} to {_LARGEST}")
+    return args
 
 
 if __name__ == "__main__":

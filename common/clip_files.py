@@ -18,6 +18,7 @@ from common.progress import follow
 
 _GIF_FPS = 15  # at most
 _COLOURS, _IMAGE_COLOURS = 32, 128  # of a gif: of lines alone, and with images behind them
+_LONGEST = 65535  # hundredths of a second that a picture of a gif can stay
 _ROWS = 4  # poses of a picture
 _MACRO_BLOCK = 2  # H.264 wants even sizes
 STILLS = (".png", ".pdf", ".svg", ".jpg")
@@ -104,7 +105,8 @@ def write_gif(
             for block in GifImagePlugin.getheader(part, info={"loop": 0})[0]:
                 file.write(block)
         ends = [round(100 * (number + k) / fps) for k in (0, 1)]  # hundredths of a second
-        options = {"duration": 10 * (ends[1] - ends[0]), "disposal": 1, "include_color_table": True}
+        duration = min(ends[1] - ends[0], _LONGEST)
+        options = {"duration": 10 * duration, "disposal": 1, "include_color_table": True}
         for block in GifImagePlugin.getdata(part, box[:2], **options):
             file.write(block)
         before = whole

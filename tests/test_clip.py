@@ -179,6 +179,13 @@ def test_an_animation_shows_every_picture(tmp_path: Path):
     assert took == 10 * round(100 * 5 / 15)
 
 
+def test_a_picture_of_a_gif_stays_as_long_as_the_format_allows(tmp_path):
+    with (tmp_path / "a.gif").open("wb") as file:
+        write_gif(file, iter([np.zeros((9, 9, 3), np.uint8)] * 2), fps=1e-4)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 2 and gif.info["duration"] == 655_350
+
+
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4"])
 def test_every_format_is_written(suffix, tmp_path):
     if suffix == ".mp4":

@@ -91,6 +91,8 @@ def test_a_sequence_is_seen_by_its_own_virtual_camera(checkpoint, drawn, call):
         (("--viz_camera", 4), "cameras 0 to 3"),
         (("--viz_skip", 10**6), "nothing is left"),
         (("--viz_output", "a.txt"), ".gif"),
+        (("--viz_size", 0.5), "give 1 to 50"),
+        (("--viz_size", 51), "give 1 to 50"),
         (("--viz_video", "none.mp4"), "not there"),
         (("--viz_video", __file__), "give a video"),
     ],
