@@ -20,7 +20,6 @@ _GIF_FPS = 15  # at most
 _COLOURS, _IMAGE_COLOURS = 32, 128  # of a gif: of lines alone, and with images behind them
 _LONGEST = 65535  # hundredths of a second that a picture of a gif can stay
 _ROWS = 4  # poses of a picture
-_MACRO_BLOCK = 2  # H.264 wants even sizes
 STILLS = (".png", ".pdf", ".svg", ".jpg")
 
 
@@ -114,7 +113,7 @@ def write_gif(
 
 
 def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
-    pictures = _pictures(clip, style)
+    pictures = map(_even, _pictures(clip, style))
     first = next(pictures)
     size = first.shape[1], first.shape[0]
     with atomic_write(path) as partial:
@@ -123,7 +122,7 @@ def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
             size,
             fps=clip.fps,
             bitrate=style.bitrate and f"{style.bitrate}k",
-            macro_block_size=_MACRO_BLOCK,
+            macro_block_size=1,
             ffmpeg_log_level="error",
         )
         writer.send(None)
@@ -131,6 +130,12 @@ def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
         for picture in pictures:
             writer.send(picture.tobytes())
         writer.close()
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """A picture without a last odd row and column: H.264 wants even sizes."""
+    height, width = picture.shape[:2]
+    return picture[: height - height % 2, : width - width % 2]
 
 
 def _write_html(path: Path, clip: Clip, style: Style) -> None:

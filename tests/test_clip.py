@@ -203,6 +203,8 @@ def test_every_format_is_written(suffix, tmp_path):
         import imageio_ffmpeg
 
         assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (4, pytest.approx(4 / 30, 0.1))
+        write_clip(path, clip, clip_files.Style(scale=1.46))  # 1261 x 525 pixels
+        assert next(imageio_ffmpeg.read_frames(str(path)))["source_size"] == (1260, 524)
 
 
 def test_pictures_are_made_one_at_a_time():
