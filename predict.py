@@ -29,12 +29,15 @@ import numpy as np
 import torch
 
 from common.body import Body, read_body, refuse_other_body
+from common.clip import Clip, by_number
 from common.clip_files import check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.files import check_writable, refuse_existing
 from common.parser import Parser
 from common.prediction import Prediction, check_prediction_name, write_prediction
 from common.progress import follow
+from data.detect import images_of
+from data.keypoint_files import IMAGES, VIDEOS
 from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
@@ -84,8 +87,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_prediction(out, prediction)
         _say_what_was_written(out, prediction)
         for picture in pictures:
-            write_clip(picture, prediction.clip(source.name))
+            write_clip(picture, _clip_of(prediction, source))
             print(picture)
+
+
+def _clip_of(prediction: Prediction, source: Path) -> Clip:
+    """What is drawn of a prediction: over the images, if the input is an image or a video."""
+    clip = prediction.clip(source.name)
+    if source.is_dir() or source.suffix.lower() not in IMAGES + VIDEOS:
+        return clip
+    image = by_number(images_of(source))
+    return replace(clip, image=lambda index: image(clip.number(index)))
 
 
 def _known_body(path: Path, lifter: Lifter) -> Body:
@@ -233,7 +245,8 @@ def _add_output_flags(parser: Parser) -> None:
         default=[],
         metavar="FILE",
         help="draw a few poses in a picture (png, pdf, svg), all in an animation (gif, mp4) or in "
-        "a page for the browser (html); may be given several times",
+        "a page for the browser (html); may be given several times. The 2D joints lie over the "
+        "image or the video, but for html",
     )
     parser.add_argument("--force", action="store_true", help="replace existing files")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.clip import Clip
+from common.clip import Clip, by_number
 from common.clip_files import Style, check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.extras import require
@@ -31,11 +31,12 @@ from training import flag_types as types
 from training.acceleration import select_device
 from training.lifter import load_lifter
 from training.load_data import ROOT
-from training.pictures import clip_of_sequence, find_sequence, tested_poses
+from training.pictures import clip_of_sequence, find_sequence
 
-_FPS = {"h36m": 50.0, "hdm05": 30.0}
+_FPS = {"h36m": 50.0, "hdm05": 30.0, "mocap": 15.0}
 _USUAL_FPS = 25.0
 _USUAL_SIZE = 5.0  # of --viz_size, as published
+_SMALLEST, _LARGEST = 1, 50
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,9 +61,8 @@ def sequence_of(args: argparse.Namespace, device: torch.device) -> Clip:
     lifter = load_lifter(args.evaluate, flip_test=None)
     dataset, sequence = _find(args, lifter.skeleton)
     lifter.check_data(dataset)
-    poses = tested_poses(lifter.to(device).tested_pose, dataset.to(device))
-    fps = _FPS.get(args.dataset, _USUAL_FPS)
-    clip = clip_of_sequence(dataset, poses, sequence, args.viz_camera, fps)
+    pose_of, fps = lifter.to(device).tested_pose, _FPS.get(args.dataset, _USUAL_FPS)
+    clip = clip_of_sequence(dataset.to(device), pose_of, sequence, args.viz_camera, fps)
     if args.viz_video:
         clip = replace(clip, image=images_of(args.viz_video))
     index = range(args.viz_skip, len(clip), args.viz_downsample)
@@ -79,26 +79,25 @@ def _find(args: argparse.Namespace, skeleton: Skeleton) -> tuple[PoseDataset, in
     """The action of one subject, and the number of the sequence in it."""
     info = DATASETS[args.dataset]
     subject = args.viz_subject or info.subjects_test[-1]
-    action = args.viz_action or ("Walking" if "Walking" in info.actions else info.actions[0])
+    action = args.viz_action or ("Walking" if "Walking" in info.actions else None)
     if subject not in info.subjects_train + info.subjects_test:
         known = ", ".join(info.subjects_train + info.subjects_test)
         raise UserError(f"--viz_subject {subject}: {info.name} has {known}")
     folder = Path(args.dataset_dir) if args.dataset_dir else ROOT / "dataset"
-    (dataset,) = load_pose_datasets(
-        info, folder, [[subject]], skeleton, args.keypoints, [action_of(action)]
-    )
-    sequence, cameras = find_sequence(dataset, action), len(info.cameras(subject))
+    actions = action and [action_of(action)]
+    (dataset,) = load_pose_datasets(info, folder, [[subject]], skeleton, args.keypoints, actions)
+    sequence, cameras = find_sequence(dataset, action) if action else 0, dataset.up.shape[1]
     if sequence is None or args.viz_camera >= cameras:
         known = ", ".join(name.partition("/")[2] for name in dataset.sequences)
         raise UserError(
-            f"--viz_action {action} --viz_camera {args.viz_camera}: {subject} has {known}, and "
-            f"cameras 0 to {cameras - 1}"
+            f"give --viz_action and --viz_camera: {subject} has {known}, and cameras 0 to "
+            f"{cameras - 1}"
         )
     return dataset, sequence
 
 
 def images_of(path: str) -> Callable[[int], np.ndarray | None]:
-    """The images of a video by their numbers, which have to rise; None after its end.
+    """The images of a video as :func:`common.clip.by_number` gives them.
 
     Raises:
         UserError: it cannot be read, or what reads it is not installed.
@@ -110,15 +109,7 @@ def images_of(path: str) -> Callable[[int], np.ndarray | None]:
         width, height = next(frames)["source_size"]
     except (OSError, StopIteration, KeyError) as error:
         raise UserError(f"--viz_video {path} cannot be read: give a video") from error
-    numbered = enumerate(frames)
-
-    def image(wanted: int) -> np.ndarray | None:
-        for number, content in numbered:
-            if number == wanted:
-                return np.frombuffer(content, np.uint8).reshape(height, width, 3)
-        return None
-
-    return image
+    return by_number(np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in frames)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -131,7 +122,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset_dir", metavar="DIR", help="folder of the npz files (default: dataset/)")
     add("--viz_subject", metavar="NAME", help="default: the last test subject")
     add("--viz_action", metavar="NAME", help="an action, or one sequence of it, such as Walking 1 "
-        "(default: Walking in Human3.6M)")  # fmt: skip
+        "(default: Walking in Human3.6M, or else the subject's first)")  # fmt: skip
     add("--viz_camera", type=types.natural, default=0, metavar="N")
     add("--viz_video", metavar="FILE", help="drawn behind the 2D joints")
     add("--viz_skip", type=types.natural, default=0, metavar="N", help="leave out the first N "
@@ -143,7 +134,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--viz_downsample", type=types.positive_int, default=1, metavar="K", help="each K-th image")
     add("--force", action="store_true", help="replace an existing file")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto prefers cuda")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not _SMALLEST <= args.viz_size <= _LARGEST:
+        raise UserError(f"--viz_size {args.viz_size:g}: give {_SMALLEST} to {_LARGEST}")
+    return args
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Upright coordinates, in metres: x to the camera's right, y up, z towards the camera, right-handed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ class Clip:
         frames: (T,) numbers of the images; None numbers them from 0.
         up: the upward direction in camera space.
         image: number in this clip -> RGB image (height, width, 3) uint8 of ``size``, or None. It
-            is called with rising numbers.
+            is called with rising numbers; :func:`by_number` makes it.
     """
 
     poses: np.ndarray
@@ -95,6 +95,13 @@ class Clip:
         roots = [np.interp(times, times[known], self.absolute[known, 0, k]) for k in range(3)]
         between = self.poses + np.stack(roots, axis=-1)[:, None]
         return np.where(known[:, None, None], self.absolute, between)
+
+
+def by_number(images: Iterable[np.ndarray]) -> Callable[[int], np.ndarray | None]:
+    """Images that are read one after the other, by their numbers, which have to rise: none is
+    kept. None for a number after the last."""
+    numbered = enumerate(images)
+    return lambda wanted: next((image for number, image in numbered if number == wanted), None)
 
 
 def upright_rotation(up: tuple[float, float, float]) -> np.ndarray:

@@ -17,9 +17,9 @@ from common.files import atomic_write, write_bytes
 from common.progress import follow
 
 _GIF_FPS = 15  # at most
-_GIF_COLOURS = 64
+_COLOURS, _IMAGE_COLOURS = 32, 128  # of a gif: of lines alone, and with images behind them
+_LONGEST = 65535  # hundredths of a second that a picture of a gif can stay
 _ROWS = 4  # poses of a picture
-_MACRO_BLOCK = 2  # H.264 wants even sizes
 STILLS = (".png", ".pdf", ".svg", ".jpg")
 
 
@@ -80,10 +80,13 @@ def _pictures(clip: Clip, style: Style, step: int = 1) -> Iterator[np.ndarray]:
 def _write_gif(path: Path, clip: Clip, style: Style) -> None:
     step = math.ceil(clip.fps / _GIF_FPS)
     with atomic_write(path) as partial, partial.open("wb") as file:
-        write_gif(file, _pictures(clip, style, step), clip.fps / step)
+        colours = _IMAGE_COLOURS if clip.image else _COLOURS
+        write_gif(file, _pictures(clip, style, step), clip.fps / step, colours)
 
 
-def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> None:
+def write_gif(
+    file: BinaryIO, pictures: Iterator[np.ndarray], fps: float, colours: int = _COLOURS
+) -> None:
     """Write RGB pictures (height, width, 3) uint8 as an endless animation, one at a time.
 
     Pillow's own ``save`` would keep all of them in memory.
@@ -96,12 +99,13 @@ def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> Non
         box = (0, 0, *whole.size)
         if before is not None:  # only what has changed
             box = ImageChops.difference(whole, before).getbbox() or (0, 0, 1, 1)
-        part = whole.crop(box).quantize(_GIF_COLOURS)
+        part = whole.crop(box).quantize(colours)
         if before is None:
             for block in GifImagePlugin.getheader(part, info={"loop": 0})[0]:
                 file.write(block)
         ends = [round(100 * (number + k) / fps) for k in (0, 1)]  # hundredths of a second
-        options = {"duration": 10 * (ends[1] - ends[0]), "disposal": 1, "include_color_table": True}
+        duration = min(ends[1] - ends[0], _LONGEST)
+        options = {"duration": 10 * duration, "disposal": 1, "include_color_table": True}
         for block in GifImagePlugin.getdata(part, box[:2], **options):
             file.write(block)
         before = whole
@@ -109,7 +113,7 @@ def write_gif(file: BinaryIO, pictures: Iterator[np.ndarray], fps: float) -> Non
 
 
 def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
-    pictures = _pictures(clip, style)
+    pictures = map(_even, _pictures(clip, style))
     first = next(pictures)
     size = first.shape[1], first.shape[0]
     with atomic_write(path) as partial:
@@ -118,7 +122,7 @@ def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
             size,
             fps=clip.fps,
             bitrate=style.bitrate and f"{style.bitrate}k",
-            macro_block_size=_MACRO_BLOCK,
+            macro_block_size=1,
             ffmpeg_log_level="error",
         )
         writer.send(None)
@@ -126,6 +130,12 @@ def _write_mp4(path: Path, clip: Clip, style: Style) -> None:
         for picture in pictures:
             writer.send(picture.tobytes())
         writer.close()
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """A picture without a last odd row and column: H.264 wants even sizes."""
+    height, width = picture.shape[:2]
+    return picture[: height - height % 2, : width - width % 2]
 
 
 def _write_html(path: Path, clip: Clip, style: Style) -> None:

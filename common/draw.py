@@ -29,7 +29,8 @@ _VIEWS = {"from the camera": 0.0, "from the side": 90.0}
 _ELEVATION = 10.0  # degrees
 _SQUARE = 0.5  # metres, of the floor
 _MARGIN = 0.12  # metres around the person
-_ROW = (8.0, 3.0)  # inches
+_ROW = (7.2, 3.0)  # inches
+_WIDTH, _TRUTH_WIDTH, _RIM_WIDTH = 2.8, 5.5, 5.0  # of bones, points
 _TITLE = {"fontsize": 8, "va": "bottom"}
 _LETTERS = 46  # of a title that is not cut
 DPI = 120
@@ -76,9 +77,9 @@ class PoseRow:
         if points is not None:
             low, high = np.nanmin(points, axis=(0, 1)), np.nanmax(points, axis=(0, 1))
             margin = _MARGIN * max(*(high - low), 1e-6)
-            ends = [(low[k] - margin, high[k] + margin) for k in (0, 1)]
-            _fill(self._flat, ends[0], ends[1])
-            self._flat.invert_yaxis()  # rows of an image grow downwards
+            across, down = ((low[k] - margin, high[k] + margin) for k in (0, 1))
+            _fill(self._flat, across, (-down[1], -down[0]))
+            self._flat.set_ylim(*-np.array(self._flat.get_ylim()))  # rows grow downwards
 
     def show(self, index: int, title: str) -> None:
         """Draw a pose in place of the one before.
@@ -99,19 +100,36 @@ class PoseRow:
             centre = self._poses[index, 0] * (1, 0, 1)
             self._draw_floor(axes, centre, angle)
             if self._truth is not None:
-                self._draw_bones(axes, seen(self._truth[index] - centre, angle), TRUTH, 4.5)
-            self._draw_bones(axes, seen(self._poses[index] - centre, angle), self._colours, 2.2)
+                self._draw_bones(
+                    axes, seen(self._truth[index] - centre, angle), TRUTH, _TRUTH_WIDTH
+                )
+            points = seen(self._poses[index] - centre, angle)
+            self._draw_bones(axes, points, self._colours, _WIDTH)
 
     def _draw_2d(self, index: int) -> None:
         image = self._clip.image(index) if self._clip.image else None
-        if image is not None:
-            width, height = self._clip.size
-            extent = (0, width, height, 0)
-            limits = {"xlim": self._flat.get_xlim(), "ylim": self._flat.get_ylim()}
-            self.drawn.append(self._flat.imshow(image, extent=extent, aspect="auto"))
-            self._flat.set(**limits)
         points = np.pad(self._clip.keypoints[index], ((0, 0), (0, 1)))
-        self._draw_bones(self._flat, points, self._colours, 2.2)
+        if image is not None:
+            self._draw_image(image)
+            self._draw_bones(self._flat, points, "white", _RIM_WIDTH)
+        self._draw_bones(self._flat, points, self._colours, _WIDTH)
+
+    def _draw_image(self, image: np.ndarray) -> None:
+        """The part of an image that is shown, in hardly more pixels than are shown: matplotlib
+        would work on all of them."""
+        limits = {"xlim": self._flat.get_xlim(), "ylim": self._flat.get_ylim()}
+        scale = image.shape[1] / self._clip.size[0]
+        (left, right), (bottom, top) = (scale * np.array(ends) for ends in limits.values())
+        step = max(1, int((right - left) / self._flat.bbox.width))
+        rows = range(image.shape[0])[max(0, int(top)) : math.ceil(bottom) : step]
+        columns = range(image.shape[1])[max(0, int(left)) : math.ceil(right) : step]
+        if not (rows and columns):  # the joints are outside the image
+            return
+        extent = (columns.start, columns.stop, rows.stop, rows.start)
+        part = image[rows.start : rows.stop : step, columns.start : columns.stop : step]
+        drawn = self._flat.imshow(part, extent=np.array(extent) / scale, aspect="auto")
+        self.drawn.append(drawn)
+        self._flat.set(**limits)
 
     def _draw_floor(self, axes: Axes, centre: np.ndarray, angle: float) -> None:
         """Squares that stand still while the view follows the person."""

@@ -5,6 +5,9 @@ from types import ModuleType
 
 from common.errors import UserError
 
+# Modules of the packages in requirements-export.txt.
+_EXPORT = ("onnx", "onnxscript", "onnxruntime", "imageio_ffmpeg")
+
 
 def require(module: str) -> ModuleType:
     """Import an optional package.
@@ -15,4 +18,5 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{module} is needed for this: pip install {module}") from error
+        what = "-r requirements-export.txt" if module in _EXPORT else module
+        raise UserError(f"{module} is needed for this: pip install {what}") from error

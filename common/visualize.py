@@ -134,7 +134,10 @@ def save_errors(
     for percent in (50, 95):
         value = float(poses.quantile(percent / 100))
         share.axvline(value, color="0.6", linestyle=":")
-        share.text(value, 2, f" {percent}%: {value:.0f} mm", fontsize=7, rotation=90, va="bottom")
+        share.annotate(
+            f"{percent}%: {value:.0f} mm", (value, 2), xytext=(3, 0), textcoords="offset points",
+            fontsize=7, rotation=90,
+        )  # fmt: skip
     share.set(xlabel="MPJPE of a pose (mm)", ylabel="poses below (%)", ylim=(0, 100))
     share.set_xlim(left=0)
     share.grid(alpha=0.3)

@@ -155,7 +155,7 @@ def _find_wrong_world(points: Tensor, skeleton: Skeleton) -> str | None:
 def find_wrong_views(
     pixels: Tensor,
     points: Tensor,
-    cameras: Sequence[Camera],
+    cameras: Sequence[Sequence[Camera]],
     skeleton: Skeleton,
     reordered: bool = False,
 ) -> str | None:
@@ -164,7 +164,7 @@ def find_wrong_views(
     Args:
         pixels: (F, C, J, 2), a sample of frames from all sequences of the subject in C cameras.
         points: (F, J, 3) world metres, the same frames.
-        cameras: the C calibrated cameras.
+        cameras: the C calibrated cameras of each of the F frames.
         reordered: the 2D joints were converted from the raw hourglass order, since the metadata of
             the file say that they are in it.
 
@@ -180,7 +180,7 @@ def find_wrong_views(
     if not wrong.any():
         return None
     worst = int(torch.where(wrong, found, -1.0).argmax())
-    which_joints = "the 2D joints" + ("" if wrong.all() else f" of camera {cameras[worst].id}")
+    which_joints = "the 2D joints" + ("" if wrong.all() else f" of camera {cameras[0][worst].id}")
     if not is_explained[worst]:
         return (
             f"{which_joints} are {found[worst]:.3f} of the width from the projected 3D, more than "
@@ -212,13 +212,13 @@ class _Explanation:
 def _explanations(
     pixels: Tensor,
     projected: Tensor,
-    cameras: Sequence[Camera],
+    cameras: Sequence[Sequence[Camera]],
     skeleton: Skeleton,
     reordered: bool,
 ) -> list[_Explanation]:
     """All mistakes that are looked for; arguments as in :func:`find_wrong_views`."""
     seen = _on_screen(pixels, cameras)
-    sizes = pixels.new_tensor([[camera.width, camera.height] for camera in cameras]).unsqueeze(1)
+    sizes = pixels.new_tensor([[[c.width, c.height] for c in row] for row in cameras]).unsqueeze(2)
     swapped = _distances(seen[..., skeleton.flip_order(), :], projected)
     fractions = _distances(_on_screen(pixels * sizes, cameras), projected)
     found = [
@@ -232,11 +232,11 @@ def _explanations(
         ),
         _Explanation("are fractions of the image", "store pixels", fractions),
     ]
-    if len(cameras) > 1:
+    if len(cameras[0]) > 1:
         found.append(
             _Explanation(
                 "are what another camera sees",
-                f"store the views in the order {', '.join(camera.id for camera in cameras)}",
+                f"store the views in the order {', '.join(camera.id for camera in cameras[0])}",
                 _distances_of_others(seen, projected),
             )
         )
@@ -263,22 +263,24 @@ def _hourglass_explanation(distances: Tensor, reordered: bool) -> _Explanation:
     )
 
 
-def _project(points: Tensor, cameras: Sequence[Camera]) -> Tensor:
+def _project(points: Tensor, cameras: Sequence[Sequence[Camera]]) -> Tensor:
     """World (F, J, 3) -> screen (F, C, J, 2)."""
     rotation, place, intrinsics = (
-        torch.stack([getattr(camera, part) for camera in cameras]).to(points.dtype)
+        torch.stack([torch.stack([getattr(c, part) for c in row]) for row in cameras])
         for part in ("rotation", "translation", "intrinsics")
     )
-    return project(world_to_camera(points.unsqueeze(1), rotation, place.unsqueeze(1)), intrinsics)
+    rotation, place, intrinsics = (t.to(points.dtype) for t in (rotation, place, intrinsics))
+    return project(world_to_camera(points.unsqueeze(1), rotation, place.unsqueeze(2)), intrinsics)
 
 
-def _on_screen(pixels: Tensor, cameras: Sequence[Camera]) -> Tensor:
+def _on_screen(pixels: Tensor, cameras: Sequence[Sequence[Camera]]) -> Tensor:
     """(F, C, J, 2) pixels -> screen coordinates."""
     views = [
         normalize_screen_coordinates(view, camera.width, camera.height)
-        for view, camera in zip(pixels.unbind(dim=1), cameras, strict=True)
+        for frame, row in zip(pixels, cameras, strict=True)
+        for view, camera in zip(frame, row, strict=True)
     ]
-    return torch.stack(views, dim=1)
+    return torch.stack(views).unflatten(0, pixels.shape[:2])
 
 
 def _distances(seen: Tensor, projected: Tensor) -> Tensor:

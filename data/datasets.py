@@ -22,9 +22,10 @@ class DatasetInfo:
         subjects_train, subjects_test: the protocol's split.
         actions: names, in the order of the result table. A sequence is named "action" or
             "action k".
-        cameras: function from a subject's name to the cameras that recorded the subject.
+        cameras: function from a subject's name to the cameras that recorded all its sequences;
+            None where each sequence has virtual cameras of its own.
         virtual_cameras: function from "subject/sequence" and its joints (T, J, 3) in world metres
-            to as many cameras for each sequence; None where those of the subject recorded it.
+            to as many calibrated cameras for each sequence; None where cameras recorded it.
         trials: number of sequences that every subject has of each action. If there are fewer, they
             are reported as missing. 0 where subjects have different actions.
         excluded: (subject, sequence) pairs that are not used: the protocol excludes them, or the
@@ -41,7 +42,7 @@ class DatasetInfo:
     subjects_train: tuple[str, ...]
     subjects_test: tuple[str, ...]
     actions: tuple[str, ...]
-    cameras: Callable[[str], tuple[Camera, ...]]
+    cameras: Callable[[str], tuple[Camera, ...]] | None
     trials: int
     excluded: tuple[tuple[str, str], ...]
     advice: str
@@ -56,6 +57,10 @@ class DatasetInfo:
         if self.virtual_cameras:
             return self.virtual_cameras(f"{subject}/{sequence}", motion)
         return self.cameras(subject)
+
+    def is_calibrated(self, subject: str) -> bool:
+        """Whether the intrinsics of all cameras of a subject are known."""
+        return self.cameras is None or all(c.is_calibrated for c in self.cameras(subject))
 
     def compare_with_protocol(self, split: str, found: int) -> str:
         """Compare a number of poses with the protocol's "train" or "test" split, as text."""
@@ -150,7 +155,7 @@ MOCAP = DatasetInfo(
     ),
     subjects_test=(*HDM05.subjects_test, "13", "135", "35", "49"),
     actions=(*HDM05.actions, "clip"),
-    cameras=lambda subject: (),
+    cameras=None,
     virtual_cameras=virtual_cameras,
     trials=0,
     excluded=(),

@@ -9,7 +9,7 @@ virtual environment of its own: ``make video VIDEO=...`` makes it.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,8 +41,8 @@ def detect(path: Path) -> KeypointFile:
         UserError: MediaPipe is not installed, or the file cannot be read.
     """
     cv2, mediapipe = _require_detector()
-    is_image = path.suffix.lower() in IMAGES
-    images, count, fps = _open_image(cv2, path) if is_image else _open_video(cv2, path)
+    is_image = _is_image(path)
+    images, count, fps = _open(cv2, path)
     seen, size = [], None
     with mediapipe.solutions.pose.Pose(
         static_image_mode=is_image, model_complexity=_COMPLEXITY
@@ -84,14 +84,27 @@ def _require_detector() -> tuple[ModuleType, ModuleType]:
     return cv2, mediapipe
 
 
-def _open_image(cv2: ModuleType, path: Path) -> tuple[list[np.ndarray], int, None]:
-    image = cv2.imread(str(path))
-    return ([] if image is None else [image]), 1, None
+def images_of(path: Path) -> Iterator[np.ndarray]:
+    """The image, or those of a video one by one: RGB (height, width, 3) uint8.
+
+    Raises:
+        UserError: as :func:`detect`, of the packages.
+    """
+    cv2, _ = _require_detector()
+    images, _, _ = _open(cv2, path)
+    return (cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images)
 
 
-def _open_video(cv2: ModuleType, path: Path) -> tuple[Iterator[np.ndarray], int | None, Any]:
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES
+
+
+def _open(cv2: ModuleType, path: Path) -> tuple[Iterable[np.ndarray], int | None, float | None]:
     """The images (height, width, 3) in BGR one by one, their number and images a second, the
-    latter two None if the video does not say them."""
+    latter two None if the file does not say them."""
+    if _is_image(path):
+        image = cv2.imread(str(path))
+        return ([] if image is None else [image]), 1, None
     video = cv2.VideoCapture(str(path))
     count, fps = (video.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
 

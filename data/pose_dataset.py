@@ -116,6 +116,7 @@ class PoseDataset:
         intrinsics: (sequences, cameras, 9) float32, see ``common.camera``.
         up: (sequences, cameras, 3) float32, the world's upward direction in camera space.
         camera_height: (sequences, cameras) float32, of the camera above the floor, metres.
+        image_size: (sequences, cameras, 2) float32, width and height of the images in pixels.
         skeleton: the J joints.
         missing: sequences of the protocol that the files lack, one line an action.
     """
@@ -134,6 +135,7 @@ class PoseDataset:
     intrinsics: Tensor
     up: Tensor
     camera_height: Tensor
+    image_size: Tensor
     skeleton: Skeleton
     missing: tuple[str, ...] = ()
 
@@ -437,7 +439,8 @@ def _read_2d(
         return detections, None
     # Ground-truth 2D is the projection of the 3D joints, and the 3D file has all joints.
     too_few = stored == H36M_16.num_joints < skeleton.num_joints
-    if keypoints == "gt" and too_few and _cameras_are_calibrated(info):
+    subjects = info.subjects_train + info.subjects_test
+    if keypoints == "gt" and too_few and all(map(info.is_calibrated, subjects)):
         return None, None
     metadata = load_object_array(path, "metadata", optional=True)
     return detections, read_joint_order(metadata, stored, path)
@@ -454,9 +457,19 @@ def _stored_joints(detections: Sequences) -> int | None:
     return None
 
 
-def _cameras_are_calibrated(info: DatasetInfo) -> bool:
-    subjects = info.subjects_train + info.subjects_test
-    return all(camera.is_calibrated for subject in subjects for camera in info.cameras(subject))
+@dataclass(frozen=True)
+class _Sample:
+    """k frames of a sequence, for the checks.
+
+    Attributes:
+        points: (k, J, 3) world metres.
+        pixels: (k, C, J, 2) pixels of the C cameras; None if 2D joints are missing.
+        cameras: the C cameras, if there are pixels.
+    """
+
+    points: Tensor
+    pixels: Tensor | None = None
+    cameras: tuple[Camera, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -497,29 +510,26 @@ class _DatasetBuilder:
         samples = [sample for name in names if (sample := self._sample(subject, name))]
         if not samples:
             return
-        cameras = self.info.cameras(subject)
-        are_calibrated = all(camera.is_calibrated for camera in cameras)
-        points = torch.stack([points for points, _ in samples])
-        mistake = find_wrong_motion(points.flatten(0, 1), self.skeleton, in_world=are_calibrated)
+        calibrated = self.info.is_calibrated(subject)
+        points = torch.cat([sample.points for sample in samples])
+        mistake = find_wrong_motion(points, self.skeleton, in_world=calibrated)
         path: str | Path = self.info.file_3d()
-        with_2d = [row for row, (_, pixels) in enumerate(samples) if pixels is not None]
-        if not mistake and with_2d and are_calibrated:
-            pixels = torch.stack([samples[row][1] for row in with_2d]).transpose(1, 2)
+        seen = [sample for sample in samples if sample.pixels is not None]
+        if not mistake and seen and calibrated:
             mistake = find_wrong_views(
-                pixels.flatten(0, 1), points[with_2d].flatten(0, 1), cameras, self.skeleton,
+                torch.cat([sample.pixels for sample in seen]),
+                torch.cat([sample.points for sample in seen]),
+                [sample.cameras for sample in seen for _ in sample.points],
+                self.skeleton,
                 reordered=self.order is not None,
-            )  # fmt: skip
+            )
             path = self.path_2d
         if mistake:
             raise UserError(f"{path}, {subject}: {mistake}, or skip the check with --no-check_data")
 
-    def _sample(self, subject: str, name: str) -> tuple[Tensor, Tensor | None] | None:
-        """``_SAMPLED_FRAMES`` (k) frames, spread evenly over a sequence.
-
-        Returns:
-            (k, J, 3) metres, and (C, k, J, 2) pixels of C cameras or None if 2D joints are missing.
-            None if the 3D joints cannot be read.
-        """
+    def _sample(self, subject: str, name: str) -> _Sample | None:
+        """``_SAMPLED_FRAMES`` frames, spread evenly over a sequence; None if the 3D joints cannot
+        be read."""
         try:
             motion = np.asarray(self.positions[subject][name])
             frames = np.linspace(0, len(motion) - 1, _SAMPLED_FRAMES).astype(int)
@@ -527,15 +537,16 @@ class _DatasetBuilder:
         except (IndexError, TypeError, ValueError, UserError):
             return None
         if self.detections is None:
-            return points, None
-        cameras = range(len(self.info.cameras(subject)))
+            return _Sample(points)
         try:
-            views = self.detections[subject][name]
-            sampled = np.concatenate([np.asarray(views[camera])[frames] for camera in cameras])
+            cameras = self.info.cameras_of(subject, name, self._points(motion, 3, name))
+            views = [np.asarray(self.detections[subject][name][k]) for k in range(len(cameras))]
+            sampled = np.concatenate([view[frames] for view in views])
             pixels = self._points(sampled, 2, name, self.order)
         except (KeyError, IndexError, TypeError, ValueError, UserError):
-            return points, None
-        return points, pixels.unflatten(0, (len(cameras), _SAMPLED_FRAMES))
+            return _Sample(points)
+        pixels = pixels.unflatten(0, (len(cameras), _SAMPLED_FRAMES)).transpose(0, 1)
+        return _Sample(points, pixels, cameras)
 
     def build(self, subjects: tuple[str, ...], needed_later: set[str]) -> PoseDataset:
         """Allocate the tensors once, then fill them sequence by sequence and camera by camera.
@@ -580,6 +591,9 @@ class _DatasetBuilder:
             intrinsics=_stack_by_camera(cameras, lambda camera: camera.intrinsics),
             up=_stack_by_camera(cameras, lambda camera: camera.up),
             camera_height=_stack_by_camera(cameras, lambda camera: camera.translation[2]),
+            image_size=_stack_by_camera(
+                cameras, lambda camera: torch.tensor([camera.width, camera.height])
+            ),
             skeleton=self.skeleton,
             missing=missing,
         )

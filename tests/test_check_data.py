@@ -12,7 +12,7 @@ from common.camera import image_coordinates, project, world_to_camera
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17
 from data.cameras import h36m_cameras
-from data.datasets import H36M, HDM05, action_of
+from data.datasets import H36M, HDM05, MOCAP, MPI_INF_3DHP, action_of
 from data.noise import add_detector_noise
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import load_pose_datasets
@@ -219,11 +219,11 @@ def hdm05():
     return load_object_array(ROOT / "dataset/data_3d_hdm05.npz", "positions_3d")
 
 
-def detected(motion, skeleton, name):
+def detected(motion, skeleton, name, info=HDM05):
     """What the made detector sees of a motion of 17 joints, pixels of each camera."""
     kept = torch.tensor([H36M_17.stored.index(stored) for stored in skeleton.stored])
     points, views = torch.from_numpy(motion.copy())[:, kept], []
-    for camera in h36m_cameras("S9"):
+    for camera in info.cameras_of(*name.split("/"), points):
         points_there = world_to_camera(points, camera.rotation.float(), camera.translation.float())
         screen = project(points_there, camera.intrinsics.float())
         screen = add_detector_noise(screen, skeleton, f"{name}/{camera.id}")
@@ -242,11 +242,26 @@ def test_recorded_people_are_never_named(action, hdm05, tmp_path):
     for name, skeleton in (("gt", H36M_17), ("x", H36M_16)):
         if name == "x":
             found = {
-                subject: {name: detected(motion, skeleton, name) for name, motion in clips.items()}
-                for subject, clips in positions.items()
+                who: {n: detected(m, skeleton, f"{who}/{n}") for n, m in clips.items()}
+                for who, clips in positions.items()
             }
             save_object_arrays(tmp_path / "data_2d_hdm05_x.npz", positions_2d=found)
         load_pose_datasets(HDM05, tmp_path, [tuple(positions)], skeleton, name)
+
+
+def test_each_sequence_of_virtual_cameras_is_checked_with_its_own(tmp_path):
+    clips = load_object_array(ROOT / "dataset/data_3d_mocap.npz", "positions_3d")["49"]
+    save_object_arrays(tmp_path / "data_3d_mocap.npz", positions_3d={"49": clips})
+    seen = {n: detected(m, H36M_16, f"49/{n}", MOCAP) for n, m in clips.items()}
+    swapped = {name: [view[:, SWAPPED] for view in views] for name, views in seen.items()}
+    for name, views in {"x": seen, "swapped": swapped, "gt": swapped}.items():
+        save_object_arrays(tmp_path / f"data_2d_mocap_{name}.npz", positions_2d={"49": views})
+    load_pose_datasets(MOCAP, tmp_path, [["49"]], H36M_16, "x")
+    with pytest.raises(UserError, match="49: the 2D joints have left and right exchanged"):
+        load_pose_datasets(MOCAP, tmp_path, [["49"]], H36M_16, "swapped")
+    (data,) = load_pose_datasets(MOCAP, tmp_path, [["49"]], H36M_17, "gt")  # 16 are too few
+    assert data.image_size.shape == (len(clips), 4, 2) and len(data.image_size.unique()) > 2
+    assert MOCAP.is_calibrated("49") and not MPI_INF_3DHP.is_calibrated("TS1")
 
 
 def test_random_orders_of_recorded_people_are_named(hdm05, tmp_path):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from PIL import Image
 
 from common import clip_files, draw
 from common.bvh import median_lengths, to_bvh, with_lengths
-from common.clip import upright_rotation
+from common.clip import by_number, upright_rotation
 from common.clip_files import WRITERS, check_clip_name, write_clip, write_gif
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17
@@ -64,6 +65,42 @@ def test_a_part_is_of_the_same_images():
     part = clip.part([2, 5]).part([1])
     assert len(part) == 1 and part.number(0) == 5 and part.image(0) == 5
     assert np.array_equal(part.poses[0], clip.poses[5])
+
+
+def test_images_are_read_one_after_the_other():
+    read = []
+    image = by_number(read.append(number) or number for number in range(6))
+    assert (image(1), image(4)) == (1, 4) and read == [0, 1, 2, 3, 4]
+    assert image(9) is None and image(2) is None
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 8])  # of the image; what is shown is reduced
+def test_joints_over_an_image_have_a_rim_and_keep_their_place(scale):
+    rows, columns = np.indices((int(480 * scale), int(640 * scale))) / scale
+    image = np.stack([columns / 4, rows / 4, 0 * rows], axis=-1).astype(np.uint8)
+    plain, over = (
+        draw.sheet([draw.Still(made_clip(image=images), 0, "")]).axes[0]
+        for images in (None, lambda index: image)
+    )
+    assert plain.get_xlim() == over.get_xlim() and plain.get_ylim() == over.get_ylim()
+    rim, bones = over.collections
+    assert to_rgba(rim.get_color()[0]) == (1, 1, 1, 1)
+    assert rim.get_linewidth()[0] > bones.get_linewidth()[0]
+    shown = over.images[0]
+    left, right, bottom, top = shown.get_extent()
+    limits = np.clip([*over.get_xlim(), *over.get_ylim()], 0, [640, 640, 480, 480])
+    assert np.allclose((left, right, bottom, top), limits, atol=2 / scale + 1)
+    pixels = shown.get_array()
+    assert pixels.size < 2 * 3 * over.bbox.width * over.bbox.height
+    assert np.allclose(4 * pixels[0, 0], (left, top, 0), atol=8)
+    assert np.allclose(4 * pixels[-1, -1], (right, bottom, 0), atol=8)
+
+
+def test_joints_outside_the_image_are_drawn_over_nothing():
+    far = made_clip().keypoints + 5000
+    clip = made_clip(keypoints=far, image=lambda index: np.zeros((480, 640, 3), np.uint8))
+    axes = draw.sheet([draw.Still(clip, 0, "")]).axes[0]
+    assert not axes.images and axes.collections
 
 
 @pytest.mark.parametrize("joints", [16, 17])
@@ -142,6 +179,13 @@ def test_an_animation_shows_every_picture(tmp_path: Path):
     assert took == 10 * round(100 * 5 / 15)
 
 
+def test_a_picture_of_a_gif_stays_as_long_as_the_format_allows(tmp_path):
+    with (tmp_path / "a.gif").open("wb") as file:
+        write_gif(file, iter([np.zeros((9, 9, 3), np.uint8)] * 2), fps=1e-4)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 2 and gif.info["duration"] == 655_350
+
+
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".mp4"])
 def test_every_format_is_written(suffix, tmp_path):
     if suffix == ".mp4":
@@ -159,6 +203,8 @@ def test_every_format_is_written(suffix, tmp_path):
         import imageio_ffmpeg
 
         assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (4, pytest.approx(4 / 30, 0.1))
+        write_clip(path, clip, clip_files.Style(scale=1.46))  # 1261 x 525 pixels
+        assert next(imageio_ffmpeg.read_frames(str(path)))["source_size"] == (1260, 524)
 
 
 def test_pictures_are_made_one_at_a_time():
@@ -178,6 +224,6 @@ def test_what_cannot_be_written_is_refused_before(monkeypatch):
     with pytest.raises(UserError, match=r"--render a\.txt: .*\.gif.*\.html"):
         check_clip_name("--render", "a.txt")
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
-    with pytest.raises(UserError, match="pip install"):
+    with pytest.raises(UserError, match="-r requirements-export"):
         check_clip_name("--render", "a.mp4")
     assert set(clip_files.STILLS) < WRITERS.keys()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import predict
 from common.errors import UserError
 from common.skeleton import H36M_17
 from data import detect
@@ -103,6 +104,24 @@ def test_an_image_becomes_one_pose(detector, points, tmp_path):
     file = read_keypoint_file(empty(tmp_path / "i.jpg"))
     assert file.fps is None and len(file.seen) == 1 and detector["static"] is True
     assert np.allclose(file.seen[0].points[:, :2], points[2])
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "i.jpg"])
+def test_what_is_drawn_lies_over_the_images(name, detector, call, tmp_path, monkeypatch):
+    detector["absent"] = (0, 1)
+    drawn = []
+    monkeypatch.setattr(predict, "write_clip", lambda path, clip: drawn.append(clip))
+    flags = ("--render", "a.gif", "--render", "b.html")
+    status, _, err = call(predict.main, empty(tmp_path / name), *flags)
+    assert (status, err) == (0, "")
+    for clip in drawn:  # each reads the images anew
+        numbers = [2] if name == "i.jpg" else [2, 3]
+        for index, number in enumerate(numbers):
+            assert clip.image(index)[0, 0].tolist() == [200, 0, number]  # red first
+        assert len(clip) == len(numbers) and clip.image(len(numbers) - 1) is None
+    call(detect.main, tmp_path / name, "-o", tmp_path / "k.json")
+    assert call(predict.main, tmp_path / "k.json", *flags)[0] == 0 and drawn[-1].image is None
+    assert len(drawn) == 4
 
 
 def test_the_script_writes_what_is_read_again(detector, points, call, tmp_path):

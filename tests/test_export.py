@@ -1,6 +1,7 @@
 """Networks for other programs."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -10,10 +11,13 @@ import torch
 from torch.nn.functional import normalize
 
 from common.camera import normalize_screen_coordinates
+from common.errors import UserError
+from common.extras import require
 from common.metrics import root_centred
 from common.person import Known, PersonStatistics
 from models.build import MODELS, build_model
 from models.pose_refine import PoseRefine
+from tests.conftest import ROOT
 from tools import benchmark, export
 from training.lifter import load_lifter
 
@@ -161,6 +165,20 @@ def test_the_bare_network_that_can_be_told_as_onnx(with_onnx, checkpoint, call, 
     path, out = checkpoint(rays=True, told=True), tmp_path / "p.onnx"
     status, printed, _ = call(export.main, path, "-o", out, "--no-input_view")
     assert status == 0 and "keypoints: (batch, 16, 11)" in printed and "\nup: " not in printed
+
+
+def test_a_missing_package_is_named_with_the_file_of_requirements(
+    checkpoint, call, tmp_path, monkeypatch
+):
+    lines = (ROOT / "requirements-export.txt").read_text().splitlines()
+    modules = [line.partition(">=")[0].replace("-", "_") for line in lines if line[0] != "#"]
+    assert {"onnx", "onnxscript", "onnxruntime", "imageio_ffmpeg"} == set(modules)
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+        with pytest.raises(UserError, match=rf"{module} is .*: pip install -r requirements-export"):
+            require(module)
+    status, _, err = call(export.main, checkpoint(), "-o", tmp_path / "p.onnx")
+    assert status == 2 and "-r requirements-export.txt" in err and err.count("\n") == 1
 
 
 def test_what_cannot_be_exported_is_refused(checkpoint, call, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 import main_gcn
 import viz
 from common.skeleton import SKELETONS
-from data.datasets import HDM05
+from data.datasets import HDM05, MOCAP
 from data.pose_dataset import load_pose_datasets
 from models.build import build_model
 from tests.conftest import ROOT, SLICE
@@ -64,6 +64,26 @@ def test_the_truth_is_that_of_the_data_set(checkpoint, drawn, call):
     assert abs(np.median(truth[..., 1].min(axis=1))) < 0.1 and truth[..., 1].max() > 1.4
 
 
+def test_a_sequence_is_seen_by_its_own_virtual_camera(checkpoint, drawn, call):
+    flags = ("--evaluate", checkpoint, "--dataset", "mocap", "--viz_camera")
+    for camera in (0, 3):
+        assert call(viz.main, *flags, camera, "--viz_output", f"{camera}.html")[0] == 0
+    (data,) = load_pose_datasets(MOCAP, ROOT / "dataset", [["49"]], SKELETONS[16])
+    for (clip, _), number in zip(drawn, (0, 3), strict=True):
+        assert clip.title == f"{data.sequences[0]}, camera {number}" and clip.fps == 15
+        first = ((data.sequence == 0) & (data.camera == number)).nonzero()[:, 0]
+        assert np.array_equal(clip.truth, data.targets_3d[first].numpy())
+        width, height = clip.size
+        screen = data.inputs_2d[first].numpy()
+        assert np.allclose(
+            clip.keypoints, (screen + np.array([1, height / width])) * width / 2, atol=1e-3
+        )
+        assert ((clip.keypoints > 0) & (clip.keypoints < clip.size)).mean() > 0.99
+    assert drawn[0][0].size != drawn[1][0].size
+    status, _, err = call(viz.main, *flags, 4)
+    assert status == 2 and "49 has clip 18 part 1" in err and "cameras 0 to 3" in err
+
+
 @pytest.mark.parametrize(
     "flags, what",
     [
@@ -71,6 +91,8 @@ def test_the_truth_is_that_of_the_data_set(checkpoint, drawn, call):
         (("--viz_camera", 4), "cameras 0 to 3"),
         (("--viz_skip", 10**6), "nothing is left"),
         (("--viz_output", "a.txt"), ".gif"),
+        (("--viz_size", 0.5), "give 1 to 50"),
+        (("--viz_size", 51), "give 1 to 50"),
         (("--viz_video", "none.mp4"), "not there"),
         (("--viz_video", __file__), "give a video"),
     ],

@@ -224,6 +224,7 @@ def made_poses(count: int, skeleton: Skeleton) -> PoseDataset:
         intrinsics=camera.intrinsics.float().view(1, 1, 9),
         up=camera.up.float().view(1, 1, 3),
         camera_height=camera.translation[2].float().view(1, 1),
+        image_size=torch.tensor([[[camera.width, camera.height]]]).float(),
         skeleton=skeleton,
     )
 

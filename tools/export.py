@@ -171,7 +171,8 @@ def _arguments(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str,
 
 def write_onnx(path: Path, program: Program, metadata: dict[str, str]) -> None:
     """Write a program as ONNX."""
-    require("onnxscript")
+    for module in ("onnx", "onnxscript", "onnxruntime"):  # before the seconds that it takes
+        require(module)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # packages that it does not find
     placed, named = _arguments(inputs := program.inputs())
     names = {"input_names": [*inputs], "output_names": ["poses"]}

@@ -53,7 +53,7 @@ def draw_scene(axes: Axes, joints: np.ndarray, rotation: np.ndarray) -> None:
     axes.set(title="World, camera space, and poses relative to the hip (metres)")
     for start, end, colour in _bones(joints):
         axes.plot(*np.stack([start, end]).T, color=colour, linewidth=2)
-    _arrows(axes, _ORIGIN, np.eye(3), "world: z up")
+    _arrows(axes, _ORIGIN, np.eye(3), "world: z up  ", "right")
     _arrows(axes, _CAMERA, rotation.T, "camera: x right, y down, z forward\nabsolute_3d")
     _arrows(axes, joints[0], rotation.T, "at the hip: poses_3d")
     axes.plot(*np.stack([_CAMERA, joints[0]]).T, color="0.6", linestyle=":")
@@ -64,12 +64,14 @@ def draw_scene(axes: Axes, joints: np.ndarray, rotation: np.ndarray) -> None:
     axes.view_init(elev=20, azim=-40)
 
 
-def _arrows(axes: Axes, at: np.ndarray, directions: np.ndarray, title: str) -> None:
+def _arrows(
+    axes: Axes, at: np.ndarray, directions: np.ndarray, title: str, align: str = "left"
+) -> None:
     for direction, name, colour in zip(directions, "xyz", _AXES, strict=True):
         axes.quiver(*at, *(0.6 * direction), color=colour, linewidth=1.5, clip_on=False)
         axes.text(*(at + 0.68 * direction), name, color=colour, fontsize=9)
     x, y, z = at
-    axes.text(x, y, z + 0.12 if z else -0.38, title, fontsize=8)  # below the world's axes
+    axes.text(x, y, z + 0.12, title, fontsize=8, horizontalalignment=align)
 
 
 def draw_image(axes: Axes, pixels: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from data.pose_dataset import PoseBatch, PoseDataset
 from training.load_data import evaluation_loader
 
 _KINDS = ("best", "median", "worst")
+_BATCH_SIZE = 512
 
 
 def picture_beside(weights: str) -> Path:
@@ -70,27 +71,32 @@ def find_sequence(dataset: PoseDataset, name: str) -> int | None:
 
 
 def clip_of_sequence(
-    dataset: PoseDataset, poses: Tensor, sequence: int, camera: int, fps: float
+    dataset: PoseDataset,
+    pose_of: Callable[[PoseBatch], Tensor],
+    sequence: int,
+    camera: int,
+    fps: float,
 ) -> Clip:
     """A sequence of a data set, prediction and truth at the true place.
 
     Args:
-        poses: (N, J, 3) of :func:`tested_poses`.
+        pose_of: B poses of a batch -> (B, J, 3) metres, camera space.
         sequence, camera: numbers as in the data set.
     """
-    index = ((dataset.sequence == sequence) & (dataset.camera == camera)).nonzero()[:, 0].cpu()
-    batch = dataset.to(torch.device("cpu")).batch(index)
-    subject = dataset.subjects[int(dataset.subject[index[0]])]
-    seen = dataset.info.cameras(subject)[camera]
-    pixels = image_coordinates(batch.inputs_2d, seen.width, seen.height)
+    index = ((dataset.sequence == sequence) & (dataset.camera == camera)).nonzero()[:, 0]
+    batches = map(dataset.batch, index.split(_BATCH_SIZE))
+    poses = torch.cat([root_centred(pose_of(batch)) for batch in batches]).cpu()
+    index, dataset = index.cpu(), dataset.to(torch.device("cpu"))
+    batch = dataset.batch(index)
+    width, height = dataset.image_size[sequence, camera].int().tolist()
     return Clip(
-        poses=poses[index].numpy(),
+        poses=poses.numpy(),
         skeleton=dataset.skeleton,
         fps=fps,
         title=title_of(dataset, int(index[0])),
-        absolute=(poses[index] + batch.root_3d.unsqueeze(1)).numpy(),
+        absolute=(poses + batch.root_3d.unsqueeze(1)).numpy(),
         truth=batch.targets_3d.numpy(),
-        keypoints=pixels.numpy(),
-        size=(seen.width, seen.height),
+        keypoints=image_coordinates(batch.inputs_2d, width, height).numpy(),
+        size=(width, height),
         up=tuple(batch.up[0].tolist()),
     )
