@@ -43,7 +43,7 @@ from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
 from training.given import add_given_flags, given_of
 from training.lifter import Lifter
-from training.predicting import FILTERS, calibrated, predict_track, smoothed
+from training.predicting import FILTERS, calibrated, check_fps, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
 WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "own_data.pth.tar"
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(line)
     source = Path(args.input)
     found = load_keypoints(source, lifter.skeleton, args.format, args.size, args.person)
+    if args.smooth:
+        check_fps(told.fps or found.fps)
     _say_what_was_found(source, found)
     outputs = [_outputs(args, source, track) for track in found.tracks]
     every = [path for paths in outputs for path in paths]

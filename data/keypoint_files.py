@@ -121,7 +121,7 @@ def _check_size(path: Path) -> bool:
     """Whether it is a folder.
 
     Raises:
-        UserError: there is nothing, or a file that is too large.
+        UserError: there is nothing, or a file that is empty or too large.
     """
     try:
         info = path.stat()
@@ -131,6 +131,8 @@ def _check_size(path: Path) -> bool:
         return True
     if info.st_size > MAX_BYTES and path.suffix.lower() not in VIDEOS:
         raise UserError(f"{path} has {info.st_size:,} bytes, more than {MAX_BYTES:,}: split it")
+    if not info.st_size and path.suffix.lower() in (".json", ".npy", ".npz"):
+        raise UserError(f"{path} is empty: write or copy it again")
     return False
 
 
@@ -179,7 +181,7 @@ def _yolo(images: Iterable[tuple[int, Path]]) -> KeypointFile:
             if row is None:
                 raise UserError(
                     f"{path}: {len(values)} numbers in a line: Ultralytics writes class, box and "
-                    "17 points"
+                    "17 points (name it .csv if it holds points alone)"
                 )
             points, rest = row
             person = int(rest[-1]) if len(rest) and _is_number(rest[-1]) else None
@@ -223,6 +225,8 @@ def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
     Raises:
         UserError: it has another shape.
     """
+    if np.iscomplexobj(array):
+        raise UserError(f"{name}: real numbers expected, got complex ones: give x and y apart")
     array = np.asarray(array, dtype=np.float64)
     if array.ndim == 2 and array.shape[1] > 4:
         array = np.stack([_points_of_flat(row) for row in array])
@@ -230,7 +234,8 @@ def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
         array = array[None]
     if array.ndim != 3 or not 2 <= array.shape[2] <= 4 or 0 in array.shape:
         raise UserError(
-            f"{name}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, got {array.shape}"
+            f"{name}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, of one person, got "
+            f"{array.shape}"
         )
     if scores is not None:
         scores = np.asarray(scores, dtype=np.float64).reshape(array.shape[:2])
@@ -300,15 +305,13 @@ def _read_custom(path: Path) -> KeypointFile:
 def _read_csv(path: Path) -> KeypointFile:
     """A row a person in an image: numbers alone, in the order of the points; or with a header of
     NAME_x, NAME_y and perhaps NAME_score, and perhaps ``frame`` and ``person``."""
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    rows = _csv_rows(path)
     if not rows:
         return KeypointFile([])
     header = [cell.strip() for cell in rows[0]]
-    values = [[float(cell) if cell.strip() else np.nan for cell in row] for row in rows[1:]]
     if not any(re.fullmatch(r".+[_.](x|X)", cell) for cell in header):
-        first = [float(cell) if cell else np.nan for cell in header]
-        return from_array(path, np.array([first, *values]))
+        return from_array(path, [_numbers_of_row(path, *row) for row in enumerate(rows, 1)])
+    values = [_numbers_of_row(path, *row) for row in enumerate(rows[1:], 2)]
     table = np.array(values).reshape(len(values), len(header))
     places = {cell: i for i, cell in enumerate(header)}
     names = [cell[:-2] for cell in header if re.fullmatch(r".+[_.](x|X)", cell)]
@@ -329,6 +332,33 @@ def _read_csv(path: Path) -> KeypointFile:
         points = row[np.array(columns)]
         seen.append(Seen(label.get("frame", number), label.get("person"), points, None, by_name))
     return KeypointFile(seen)
+
+
+def _csv_rows(path: Path) -> list[list[str]]:
+    """The cells of the rows that are not blank, between commas, semicolons or tabs."""
+    text = path.read_text(encoding="utf-8-sig")
+    first = text.partition("\n")[0]
+    between = next((mark for mark in ";\t" if mark in first), ",")
+    rows = list(csv.reader(io.StringIO(text), delimiter=between))
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    widths = set(map(len, rows))
+    if len(widths) > 1:
+        raise UserError(
+            f"{path}: rows of {min(widths)} and of {max(widths)} cells: leave cells of absent "
+            "points blank"
+        )
+    return rows
+
+
+def _numbers_of_row(path: Path, number: int, row: Sequence[str]) -> list[float]:
+    """The numbers of a row; NaN for a blank cell."""
+    try:
+        return [float(cell) if cell.strip() else np.nan for cell in row]
+    except ValueError:
+        raise UserError(
+            f"{path}: row {number} has other things than numbers (a header has the names NAME_x, "
+            "NAME_y)"
+        ) from None
 
 
 def _ends(name: str, places: dict[str, int]) -> list[str]:

@@ -254,7 +254,11 @@ def _refuse_3d(columns: np.ndarray) -> None:
 
 
 def _split(columns: np.ndarray, seen: Sequence[Seen], form: KeypointFormat) -> _Points:
-    """Which of the numbers is the score. MediaPipe's third one is z; of four the last is it."""
+    """Which of the numbers is the score. MediaPipe's third one is z; of four the last is it.
+
+    Raises:
+        UserError: the third number is no score, or all scores are zero.
+    """
     xy, count = columns[..., :2], columns.shape[-1]
     scores = np.full(columns.shape[:2], np.nan)
     if count == 4:
@@ -267,11 +271,15 @@ def _split(columns: np.ndarray, seen: Sequence[Seen], form: KeypointFormat) -> _
                 "the third number of its points is no score: it holds 3D poses, and 2D keypoints "
                 "in pixels are lifted"
             )
-        if form.word != "mediapipe33" or (is_score and third.max(initial=0) <= 1):
+        if form.word != "mediapipe33" or (is_score and 0 < third.max(initial=0) <= 1):
             scores = columns[..., 2]
     for row, person in enumerate(seen):
         if person.scores is not None and len(person.scores) == scores.shape[1]:
             scores[row] = person.scores
+    if (scores == 0).any() and np.nanmax(scores) == 0:
+        raise UserError(
+            "all of its scores are zero: nothing was seen; leave them out if they mean nothing"
+        )
     return _Points(xy, scores)
 
 
@@ -284,19 +292,19 @@ def _in_pixels(
         UserError: they are in other units, the size of the images is not known, or they do not lie
             in images of this size.
     """
-    xy = points.xy
-    small = are_small(xy)
-    inside = np.nanpercentile(xy, 5) > -0.5 and np.nanpercentile(xy, 95) < 1.5
-    scaled = fractions or (
-        form.word == "mediapipe33" and small and inside and np.nanmedian(xy) > 0.1
-    )
-    if small and not scaled:
-        kind = (
-            "fractions of the image"
-            if np.nanmin(xy) >= 0 and inside
-            else "already normalised, or metres"
-        )
-        raise UserError(f"its points are not pixels but {kind}: multiply them by the image's size")
+    xy, scaled = points.xy, fractions
+    if are_small(xy) and not fractions:
+        inside = np.nanpercentile(xy, 5) > -0.5 and np.nanpercentile(xy, 95) < 1.5
+        scaled = form.word == "mediapipe33" and inside and np.nanmedian(xy) > 0.1
+        if not scaled:
+            kind = (
+                "fractions of the image"
+                if np.nanmin(xy) >= 0 and inside
+                else "already normalised, or metres"
+            )
+            raise UserError(
+                f"its points are not pixels but {kind}: multiply them by the image's size"
+            )
     if size is None:
         raise UserError(_ASK_FOR_SIZE)
     if scaled:
@@ -427,7 +435,8 @@ def _track(
     xy = np.full((len(frames), *points.xy.shape[1:]), np.nan)
     scores = np.full(xy.shape[:2], np.nan)
     xy[place], scores[place] = points.xy[rows], points.scores[rows]
-    needed = sorted({i for name in skeleton.names for i in form.indices(name)})
+    joints = [form.indices(name) for name in skeleton.names]
+    needed = sorted(set(itertools.chain(*joints)))
     trusted = np.isfinite(xy).all(axis=-1) & ~_are_low(scores)
     trusted |= np.isfinite(xy).all(axis=-1) & ~trusted.any(axis=0)  # nothing better is known
     absent = [form.points[i] for i in needed if not trusted[:, i].any()]
@@ -438,16 +447,22 @@ def _track(
         )
     for i in needed:
         known = trusted[:, i]
-        for axis in range(2):
+        for axis in range(2) if not known.all() else ():
             xy[:, i, axis] = np.interp(frames, frames[known], xy[known, i, axis])
-    joints = [form.indices(name) for name in skeleton.names]
     return Track(
         person,
         frames,
-        np.stack([xy[:, i].mean(axis=1) for i in joints], axis=1).astype(np.float32),
-        np.stack([scores[:, i].min(axis=1) for i in joints], axis=1).astype(np.float32),
-        np.stack([~trusted[:, i].all(axis=1) for i in joints], axis=1),
+        (_joined(np.add, xy, joints) / np.array([[len(i)] for i in joints])).astype(np.float32),
+        _joined(np.minimum, scores, joints).astype(np.float32),
+        ~_joined(np.logical_and, trusted, joints),
     )
+
+
+def _joined(ufunc: np.ufunc, values: np.ndarray, joints: Sequence[Sequence[int]]) -> np.ndarray:
+    """Values of points (T, P, ...) -> those of J joints (T, J, ...): a sum, the least, or whether
+    all are true, over the points of each."""
+    starts = np.cumsum([0, *map(len, joints[:-1])])
+    return ufunc.reduceat(values[:, np.concatenate(joints)], starts, axis=1)
 
 
 def _with_short_gaps(frames: np.ndarray) -> np.ndarray:

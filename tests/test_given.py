@@ -288,6 +288,12 @@ def test_too_few_images_leave_the_body_unknown(run, files):
     assert status == 2 and f"says nothing of the body ({line}): leave out --body" in err
 
 
+def test_a_filter_that_cannot_run_is_refused_before_a_body_is_written(run, files):
+    status, _, err = run("told", "--calibrate", *EXACT, "--smooth", "one_euro")
+    assert status == 2 and "give --fps" in err
+    assert not (files / "k_body.json").exists()
+
+
 def test_images_with_joints_that_were_filled_in_do_not_calibrate(lifter, pixels, monkeypatch):
     seen = []
     monkeypatch.setattr(predicting, "calibrate", lambda _, screen, *given: seen.append(screen))
