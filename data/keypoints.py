@@ -244,10 +244,12 @@ def _refuse_3d(columns: np.ndarray) -> None:
     if columns.shape[-1] < 3:
         return
     xy, third = columns[..., :2], columns[..., 2]
-    third = third[np.isfinite(third)]
     negative = (xy < 0)[np.isfinite(xy)].mean()
+    if negative <= _BESIDE:
+        return
+    third = third[np.isfinite(third)]
     is_score = third.min(initial=0) >= 0 and third.max(initial=0) <= 1
-    if are_small(xy) and negative > _BESIDE and not is_score:
+    if are_small(xy) and not is_score:
         raise UserError("it holds 3D poses in metres, and 2D keypoints in pixels are lifted")
     if negative > _OUTSIDE and abs(third).max(initial=0) > _LARGEST_SCORE:
         raise UserError("it holds 3D poses in millimetres, and 2D keypoints in pixels are lifted")
@@ -437,8 +439,9 @@ def _track(
     xy[place], scores[place] = points.xy[rows], points.scores[rows]
     joints = [form.indices(name) for name in skeleton.names]
     needed = sorted(set(itertools.chain(*joints)))
-    trusted = np.isfinite(xy).all(axis=-1) & ~_are_low(scores)
-    trusted |= np.isfinite(xy).all(axis=-1) & ~trusted.any(axis=0)  # nothing better is known
+    found = np.isfinite(xy).all(axis=-1)
+    trusted = found & ~_are_low(scores)
+    trusted |= found & ~trusted.any(axis=0)  # nothing better is known
     absent = [form.points[i] for i in needed if not trusted[:, i].any()]
     if absent:
         raise UserError(
@@ -478,6 +481,7 @@ def _with_short_gaps(frames: np.ndarray) -> np.ndarray:
 
 def _are_low(scores: np.ndarray) -> np.ndarray:
     """Which scores say that a point was not seen; those that are NaN do not."""
-    if np.isnan(scores).all():
-        return np.zeros_like(scores, dtype=bool)
-    return scores < min(_LOW_SCORE, _LOW_SHARE * np.nanmedian(scores))
+    low = scores < _LOW_SCORE
+    if low.any():
+        low &= scores < _LOW_SHARE * np.nanmedian(scores)
+    return low
