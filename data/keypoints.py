@@ -270,8 +270,8 @@ def _split(columns: np.ndarray, seen: Sequence[Seen], form: KeypointFormat) -> _
         is_score = third.min(initial=0) >= 0
         if form.word != "mediapipe33" and (not is_score or third.max(initial=0) > _LARGEST_SCORE):
             raise UserError(
-                "the third number of its points is no score: it holds 3D poses, and 2D keypoints "
-                "in pixels are lifted"
+                "the third number of its points is no score: it holds 3D poses, or scores in "
+                "percent; 2D keypoints in pixels, with scores of 0 to 1, are lifted"
             )
         if form.word != "mediapipe33" or (is_score and 0 < third.max(initial=0) <= 1):
             scores = columns[..., 2]
