@@ -306,31 +306,26 @@ def _read_csv(path: Path) -> KeypointFile:
     """A row a person in an image: numbers alone, in the order of the points; or with a header of
     NAME_x, NAME_y and perhaps NAME_score, and perhaps ``frame`` and ``person``."""
     rows = _csv_rows(path)
-    if not rows:
-        return KeypointFile([])
-    header = [cell.strip() for cell in rows[0]]
-    if not any(re.fullmatch(r".+[_.](x|X)", cell) for cell in header):
-        return from_array(path, [_numbers_of_row(path, *row) for row in enumerate(rows, 1)])
-    values = [_numbers_of_row(path, *row) for row in enumerate(rows[1:], 2)]
-    table = np.array(values).reshape(len(values), len(header))
-    places = {cell: i for i, cell in enumerate(header)}
+    header = [cell.strip() for cell in rows[0]] if rows else []
     names = [cell[:-2] for cell in header if re.fullmatch(r".+[_.](x|X)", cell)]
-    columns = [
-        [places[f"{name}{end}"] for end in ends] for name in names for ends in [_ends(name, places)]
-    ]
+    if not names:
+        values = [_numbers_of_row(path, *row) for row in enumerate(rows, 1)]
+        return from_array(path, values) if values else KeypointFile([])
+    places = {cell: i for i, cell in enumerate(header)}
+    columns = [[places[name + end] for end in _ends(name, places)] for name in names]
     if len({len(each) for each in columns}) > 1:
         raise UserError(f"{path}: some points have a score and others not: give all of them one")
     by_name = None if all(name.isdecimal() for name in names) else tuple(names)
     seen = []
-    for number, row in enumerate(table):
-        label = {
-            key: int(row[places[word]])
-            for key, words in (("frame", _FRAME), ("person", _PERSON))
-            for word in words
-            if word in places and _is_number(float(row[places[word]]))
-        }
-        points = row[np.array(columns)]
-        seen.append(Seen(label.get("frame", number), label.get("person"), points, None, by_name))
+    for number, row in enumerate(rows[1:]):
+        values = np.array(_numbers_of_row(path, number + 2, row))
+        labels = {word: values[places[word]] for word in (*_FRAME, *_PERSON) if word in places}
+        frame, person = (
+            next((int(labels[word]) for word in words if _is_number(labels.get(word))), None)
+            for words in (_FRAME, _PERSON)
+        )
+        frame = number if frame is None else frame
+        seen.append(Seen(frame, person, values[np.array(columns)], None, by_name))
     return KeypointFile(seen)
 
 
@@ -373,7 +368,7 @@ def _ends(name: str, places: dict[str, int]) -> list[str]:
 
 
 def _load_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def _read_json(path: Path) -> KeypointFile:

@@ -192,26 +192,19 @@ def _recognise(
     file: KeypointFile, word: str, size: Size | None
 ) -> tuple[KeypointFormat, str, np.ndarray]:
     """The format, why it is that one, and the points (N, P, 2 to 4) in its order."""
-    columns = np.full((len(file.seen), len(file.seen[0].points), 4), np.nan)
-    width = max(seen.points.shape[1] for seen in file.seen)
-    for row, seen in zip(columns, file.seen, strict=True):
-        row[:, : seen.points.shape[1]] = seen.points
-    columns = columns[..., :width]
-    columns[~(abs(columns) < _ABSURD)] = np.nan
-    columns[(columns[..., :2] == 0).all(axis=-1)] = np.nan  # how detectors write an absent point
+    columns = _columns(file.seen)
     if np.isnan(columns[..., :2]).all():
         raise UserError("all of its points are zero or absent")
     _refuse_3d(columns)
-    names = file.seen[0].names
-    form = FORMATS.get(word)
+    form, names = FORMATS.get(word), file.seen[0].names
+    if any(seen.names != names for seen in file.seen):
+        raise UserError("the names of its points are not the same in all of its images")
     if names:
         named = form or format_of_names(names)
         if named is None:
             raise UserError(f"its points {', '.join(names)[:200]} are none of the known formats")
         places = {plain_name(name): place for place, name in enumerate(names)}
-        order = [places.get(plain_name(point), -1) for point in named.points]
-        if any(seen.names != names for seen in file.seen):
-            raise UserError("the names of its points are not the same in all of its images")
+        order = [places.get(plain_name(point), -1) for point in named.points]  # -1: absent
         if form is None or max(order) >= 0:
             columns = np.concatenate([columns, np.full_like(columns[:, :1], np.nan)], axis=1)
             return named, "by the names of its points", columns[:, order]
@@ -223,6 +216,17 @@ def _recognise(
             f"it has {columns.shape[1]} points, and --format {word} has {len(form.points)}"
         )
     return form, "as --format says", columns
+
+
+def _columns(seen: Sequence[Seen]) -> np.ndarray:
+    """The points (N, P, 2 to 4) of persons in images; NaN for what is absent or absurd."""
+    width = max(person.points.shape[1] for person in seen)
+    columns = np.full((len(seen), len(seen[0].points), width), np.nan)
+    for row, person in zip(columns, seen, strict=True):
+        row[:, : person.points.shape[1]] = person.points
+    columns[~(abs(columns) < _ABSURD)] = np.nan
+    columns[(columns[..., :2] == 0).all(axis=-1)] = np.nan  # how detectors write an absent point
+    return columns
 
 
 def are_seen(xy: np.ndarray) -> np.ndarray:
@@ -449,9 +453,7 @@ def _track(
             "whole body (--person N takes another person)"
         )
     for i in needed:
-        known = trusted[:, i]
-        for axis in range(2) if not known.all() else ():
-            xy[:, i, axis] = np.interp(frames, frames[known], xy[known, i, axis])
+        _fill_in(xy[:, i], trusted[:, i], frames)
     return Track(
         person,
         frames,
@@ -459,6 +461,13 @@ def _track(
         _joined(np.minimum, scores, joints).astype(np.float32),
         ~_joined(np.logical_and, trusted, joints),
     )
+
+
+def _fill_in(xy: np.ndarray, known: np.ndarray, frames: np.ndarray) -> None:
+    """Interpolate a point (T, 2) in the images (T,) in which it is not known."""
+    if not known.all():
+        for values in xy.T:
+            values[:] = np.interp(frames, frames[known], values[known])
 
 
 def _joined(ufunc: np.ufunc, values: np.ndarray, joints: Sequence[Sequence[int]]) -> np.ndarray:

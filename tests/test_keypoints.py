@@ -197,6 +197,14 @@ def two_persons() -> tuple[made.Points, made.Points]:
     return made.made_person(shift=-0.8), made.made_person(5, shift=0.9)
 
 
+def test_a_mark_of_the_byte_order_is_passed_over(person, tmp_path):
+    """Programs of Windows write it."""
+    for write in (made.nested_lists("coco17"), made.csv_rows("coco17")):
+        path = write(tmp_path, person)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert load_keypoints(path, H36M_17, "auto", made.SIZE).form.word == "coco17"
+
+
 def test_persons_without_numbers_are_followed(tmp_path):
     one, two = two_persons()
     path = made.openpose("body25", [two])(tmp_path, one)
