@@ -376,26 +376,43 @@ def _read_json(path: Path) -> KeypointFile:
     array = _as_array(content)
     if array is not None and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] <= 4)):
         return from_array(path, array)
-    if not isinstance(content, dict):
-        return KeypointFile(_with_numbers(_walk(content)))
-    names, size = None, content.get("size", content.get("image_size"))
     seen = _with_numbers(_walk(content))
+    if not isinstance(content, dict):
+        return KeypointFile(seen)
+    names, size = _names_in(content), content.get("size", content.get("image_size"))
     if "annotations" in content:  # the third number is 0 absent, 1 hidden, 2 visible
         seen = [
             replace(s, points=np.c_[s.points[:, :2], s.points[:, 2:].clip(max=1)]) for s in seen
         ]
-        names, sizes = _about_coco(content)
+        sizes = _sizes_in(content)
         if len(sizes) > 1:
             raise UserError(f"{path}: images of {len(sizes)} sizes: make a file for each size")
         size = next(iter(sizes), size)
-    meta = content.get("meta_info")
-    if isinstance(meta, dict) and isinstance(meta.get("keypoint_id2name"), dict):
-        named = {int(number): str(name) for number, name in meta["keypoint_id2name"].items()}
-        names = tuple(named[number] for number in sorted(named))
     if names:
         seen = [replace(s, names=names) if len(names) == len(s.points) else s for s in seen]
     size = size or [content.get("width"), content.get("height")]
     return KeypointFile(seen, _as_size(size), _as_fps(content.get("fps")))
+
+
+def _names_in(content: dict) -> tuple[str, ...] | None:
+    """The names of the points, as MMPose or COCO's annotations have them."""
+    meta = content.get("meta_info")
+    if isinstance(meta, dict) and isinstance(meta.get("keypoint_id2name"), dict):
+        named = {int(number): str(name) for number, name in meta["keypoint_id2name"].items()}
+        return tuple(named[number] for number in sorted(named))
+    if "annotations" not in content:
+        return None
+    names = [c["keypoints"] for c in content.get("categories", []) if "keypoints" in c]
+    return tuple(map(str, names[0])) if names else None
+
+
+def _sizes_in(content: dict) -> set[tuple[int, int]]:
+    """The sizes of the images of COCO's annotations."""
+    return {
+        (image["width"], image["height"])
+        for image in content.get("images", [])
+        if "width" in image and "height" in image
+    }
 
 
 def _as_array(content: Any) -> np.ndarray | None:
@@ -405,17 +422,6 @@ def _as_array(content: Any) -> np.ndarray | None:
         return np.asarray(content, dtype=np.float64)
     except (TypeError, ValueError):
         return None
-
-
-def _about_coco(content: dict) -> tuple[tuple[str, ...] | None, set[tuple[int, int]]]:
-    """The names of the points and the sizes of the images of COCO's annotations."""
-    names = [c["keypoints"] for c in content.get("categories", []) if "keypoints" in c]
-    sizes = {
-        (image["width"], image["height"])
-        for image in content.get("images", [])
-        if "width" in image and "height" in image
-    }
-    return (tuple(map(str, names[0])) if names else None), sizes
 
 
 def _walk(value: Any, frame: int | str | None = None, level: int = 0) -> Iterator[Seen]:
