@@ -41,9 +41,9 @@ from data.keypoint_files import IMAGES, VIDEOS
 from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
-from training.given import add_given_flags, given_of
+from training.given import Given, add_given_flags, given_of
 from training.lifter import Lifter
-from training.predicting import FILTERS, calibrated, predict_track, smoothed
+from training.predicting import FILTERS, calibrated, check_fps, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
 WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "own_data.pth.tar"
@@ -61,13 +61,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stream:
         stream = Stream(lifter, args.format, args.size, told, args.smooth is not None)
         lift_lines(sys.stdin.buffer, _write_at_once, stream)
-        return
+    else:
+        _lift_input(args, lifter, told)
+
+
+def _lift_input(args: argparse.Namespace, lifter: Lifter, told: Given) -> None:
+    """Lift the persons that are asked for, and write their files.
+
+    Raises:
+        UserError: the input cannot be lifted, or a file cannot be written.
+    """
     for line in told.without_effect(lifter):
         print(line)
     source = Path(args.input)
     found = load_keypoints(source, lifter.skeleton, args.format, args.size, args.person)
+    if args.smooth:
+        check_fps(told.fps or found.fps)
     _say_what_was_found(source, found)
     outputs = [_outputs(args, source, track) for track in found.tracks]
+    _check_outputs(args, source, outputs)
+    for track, (out, *others) in zip(found.tracks, outputs, strict=True):
+        if args.calibrate:
+            told = replace(told, body=_calibrate(others.pop(0), lifter, track, found, told))
+        prediction = predict_track(lifter, track, found, told, _follow)
+        prediction = smoothed(prediction, args.smooth)
+        write_prediction(out, prediction)
+        _say_what_was_written(out, prediction)
+        for picture in others:
+            write_clip(picture, _clip_of(prediction, source))
+            print(picture)
+
+
+def _check_outputs(
+    args: argparse.Namespace, source: Path, outputs: Sequence[Sequence[Path]]
+) -> None:
+    """
+    Raises:
+        UserError: a file of a person, of :func:`_outputs`, cannot be written or is to be kept.
+    """
     every = [path for paths in outputs for path in paths]
     inputs = [args.weights, source, *([args.body] if args.body else [])]
     refuse_existing(every, args.force, inputs)
@@ -75,20 +106,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_writable(path.parent)
     for body in (paths[1] for paths in outputs if args.calibrate):
         refuse_other_body(body)
-    for track, (out, *pictures) in zip(found.tracks, outputs, strict=True):
-        if args.calibrate:
-            print(f"person {track.person}: calibrating, which takes a minute or two", flush=True)
-            told = replace(told, body=calibrated(lifter, track, found, told))
-            path = pictures.pop(0)
-            told.body.save(path)
-            print(f"{path}: {told.body.how}")
-        prediction = predict_track(lifter, track, found, told, _follow)
-        prediction = smoothed(prediction, args.smooth)
-        write_prediction(out, prediction)
-        _say_what_was_written(out, prediction)
-        for picture in pictures:
-            write_clip(picture, _clip_of(prediction, source))
-            print(picture)
+
+
+def _calibrate(path: Path, lifter: Lifter, track: Track, found: Keypoints, told: Given) -> Body:
+    """Find the body of a person, and write it."""
+    print(f"person {track.person}: calibrating, which takes a minute or two", flush=True)
+    body = calibrated(lifter, track, found, told)
+    body.save(path)
+    print(f"{path}: {body.how}")
+    return body
 
 
 def _clip_of(prediction: Prediction, source: Path) -> Clip:
@@ -155,6 +181,11 @@ def _say_what_was_written(out: Path, prediction: Prediction) -> None:
     absolute = prediction.absolute_3d
     if absolute is not None and (lost := int(np.isnan(absolute[:, 0, 2]).sum())):
         print(f"the place of the person is not found in {_count(lost, 'image')}")
+    if prediction.is_upside_down:
+        print(
+            "the person is upside down: --gravity is the upward direction, 0 -1 0 for a camera "
+            "held level"
+        )
     print(f"{out}: {_count(len(prediction), 'pose')} of {len(prediction.joints)} joints")
 
 

@@ -85,11 +85,21 @@ def undistort(screen: Tensor, intrinsics: Tensor, iterations: int = 12) -> Tenso
     For points inside the image of Human3.6M's cameras, 12 iterations reach float32 precision.
     """
     distorted = pinhole_rays(screen, intrinsics)
+    if _are_pinhole(intrinsics):
+        return distorted
     rays = distorted
     for _ in range(iterations):
         scale, shift = _distortion(rays, intrinsics)
         rays = (distorted - shift) / scale
     return rays
+
+
+def _are_pinhole(intrinsics: Tensor) -> bool:
+    """Whether no lens distorts, where that is known without waiting for a GPU, or for numbers that
+    an exported program will be given."""
+    if intrinsics.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not intrinsics[..., 4:].any()
 
 
 def pinhole_rays(screen: Tensor, intrinsics: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ apart: 2D joints alone tell the proportions of a person, and never the size.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -49,10 +49,13 @@ class Known:
     def to(self, device: torch.device) -> "Known":
         return self._changed(lambda values: values.to(device))
 
-    def mirrored(self) -> "Known":
-        """The same of the mirrored poses: left and right share their values already."""
-        up = None if self.up is None else self.up * self.up.new_tensor([-1, 1, 1])
-        return Known(self.proportions, self.size, up)
+    def with_mirrored(self) -> "Known":
+        """What is known of 2 B poses: these, and then the mirrored ones, whose left and right share
+        their values already."""
+        both = self._changed(lambda values: torch.cat([values, values]))
+        if self.up is None:
+            return both
+        return replace(both, up=torch.cat([self.up, self.up * self.up.new_tensor([-1, 1, 1])]))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "Known":
         values = {field.name: getattr(self, field.name) for field in fields(self)}

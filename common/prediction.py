@@ -64,6 +64,15 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.poses_3d)
 
+    @property
+    def is_upside_down(self) -> bool:
+        """Whether the trunk points down in most images, if the upward direction is known."""
+        if self.up is None:
+            return False
+        trunk = self.poses_3d[:, self.joints.index("Thorax")]
+        height, length = trunk @ np.array(self.up), np.linalg.norm(trunk, axis=1)
+        return bool(np.median(height) < -0.5 * np.median(length))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields as arrays, without those that are None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -51,14 +51,17 @@ class ToldChannels:
         known, channels = known or Known(), [inputs]
         if self.body:
             channels += self._of_body(inputs, known, statistics)
-        if self.gravity:
-            up = inputs.new_full((len(inputs), 3), torch.nan) if known.up is None else known.up
-            turned = rotate(up.unsqueeze(1), rotation).nan_to_num()
+        if self.gravity and known.up is None:
+            channels.append(inputs.new_zeros(*inputs.shape[:2], 3))
+        elif self.gravity:
+            turned = rotate(known.up.unsqueeze(1), rotation).nan_to_num()
             channels.append(turned.expand(-1, inputs.shape[1], -1))
         return torch.cat(channels, dim=2)
 
     def _of_body(self, inputs: Tensor, known: Known, statistics: PersonStatistics) -> list[Tensor]:
         batch, joints, _ = inputs.shape
+        if known.proportions is None and known.size is None:
+            return [inputs.new_zeros(batch, joints, 4)]
         means = inputs.new_tensor([1.0, *statistics.proportions])
         proportions, size = means.new_full((batch, joints), torch.nan), known.size
         if known.proportions is not None:

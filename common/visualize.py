@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,44 +204,66 @@ class PointSet:
         points: {name: (x, y up, number to show)}.
         limbs: pairs of names that lines connect.
         made: {name: (x, y up)} of what is made of them, drawn as rings.
-        face: draw the face once more, enlarged.
     """
 
     title: str
     points: Mapping[str, tuple[float, float, int]]
     limbs: Sequence[tuple[str, str]]
     made: Mapping[str, tuple[float, float]]
-    face: bool
+
+
+_FACE = ("nose", "mouth", "left_eye", "left_ear", "right_eye", "right_ear")
+_HAND = ("wrist", "pinky", "index", "thumb")
+_FOOT = ("ankle", "heel", "big_toe", "small_toe", "foot")
+# Where a part of the person is drawn enlarged, in a panel, and how the names of its points begin.
+_ENLARGED = {
+    (0.67, 0.84, 0.31, 0.14): _FACE,
+    (0.02, 0.35, 0.24, 0.16): tuple(f"right_{part}" for part in _HAND),
+    (0.74, 0.35, 0.24, 0.16): tuple(f"left_{part}" for part in _HAND),
+    (0.02, 0.19, 0.22, 0.15): tuple(f"right_{part}" for part in _FOOT),
+    (0.76, 0.19, 0.22, 0.15): tuple(f"left_{part}" for part in _FOOT),
+}
+_FEW = 2  # points of a part that need not be enlarged
 
 
 def save_point_sets(path: Path, sets: Sequence[PointSet]) -> None:
     """Draw sets of named points side by side, with the number of each point beside it."""
     columns = math.ceil(len(sets) / 2)
-    figure = _new_figure(figsize=(3.3 * columns, 10.5), layout="constrained")
+    figure = _new_figure(figsize=(4.2 * columns, 11), layout="constrained")
     for axes, shown in zip(figure.subplots(2, columns).flat, sets, strict=False):
-        _draw_points(axes, shown, list(shown.points))
-        for name, (x, y) in shown.made.items():
+        parts = {
+            box: [name for name in shown.points if name.startswith(starts)]
+            for box, starts in _ENLARGED.items()
+        }
+        parts = {box: names for box, names in parts.items() if len(names) > _FEW}
+        enlarged = {name for names in parts.values() for name in names}
+        _draw_points(axes, shown, list(shown.points), set(shown.points) - enlarged)
+        for x, y in shown.made.values():
             axes.plot(x, y, "o", color="black", fillstyle="none", markersize=9)
-            beside = {"xycoords": axes.get_yaxis_transform(), "fontsize": 7, "va": "center"}
-            axes.annotate(name, (0.02, y), **beside)
+        heights = [y for _, y in shown.made.values()]
+        axes.set_yticks(heights, list(shown.made), fontsize=7)
+        axes.tick_params(length=0)
         axes.set_title(shown.title, fontsize=10)
-        axes.margins(0.1, 0.04)
-        if shown.face:
-            near = [name for name in shown.points if _is_of_face(name)]
-            inset = axes.inset_axes((0.36, 0.03, 0.28, 0.17))  # between the feet
-            _draw_points(inset, shown, near)
-            inset.margins(0.25)
+        axes.margins(0.18, 0.06)
+        for box, names in parts.items():
+            inset = axes.inset_axes(box)
+            _draw_points(inset, shown, names, set(names))
+            inset.margins(0.5, 0.35)
     for axes in list(figure.axes)[len(sets) :]:
         axes.set_axis_off()
     figure.suptitle("the person's left side blue, right side orange; rings: made of points")
     _save(figure, path)
 
 
-def _is_of_face(name: str) -> bool:
-    return any(part in name for part in ("nose", "eye", "ear", "mouth"))
+def _draw_points(
+    axes: Axes, shown: PointSet, names: Sequence[str], numbered: Collection[str]
+) -> None:
+    """Draw the points of these names and the limbs between them.
 
+    Args:
+        numbered: the names of the points that have their number beside them.
+    """
 
-def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
     def colour(*of: str) -> str:
         sides = {"left" in name or name[0] == "L" for name in of}
         middle = not all(re.search(r"left|right|^[LR](?=[A-Z])", name) for name in of)
@@ -254,12 +276,16 @@ def _draw_points(axes: Axes, shown: PointSet, names: Sequence[str]) -> None:
     for name in names:
         x, y, number = shown.points[name]
         axes.plot(x, y, "o", color=colour(name), markersize=3.5)
-        outward = -1 if colour(name) == RIGHT else 1
-        axes.annotate(
-            str(number), (x, y), (4 * outward, 0), textcoords="offset points", fontsize=7,
-            ha="left" if outward > 0 else "right", va="center",
-        )  # fmt: skip
-    axes.set_aspect("equal")
+        if name in numbered:
+            away = {RIGHT: -4, LEFT: 4, MIDDLE: 9}[colour(name)]  # beside the ring
+            aside = (away, 6 * (colour(name) == MIDDLE))  # and above what crosses it
+            if name.startswith(_FACE):
+                away, aside = 0, (0, 6 + 6 * name.endswith("_eye"))  # others are close beside it
+            axes.annotate(
+                str(number), (x, y), aside, textcoords="offset points", fontsize=7,
+                ha=("center", "left", "right")[(away > 0) - (away < 0)], va="center",
+            )  # fmt: skip
+    axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])
 
 

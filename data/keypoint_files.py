@@ -121,7 +121,7 @@ def _check_size(path: Path) -> bool:
     """Whether it is a folder.
 
     Raises:
-        UserError: there is nothing, or a file that is too large.
+        UserError: there is nothing, or a file that is empty or too large.
     """
     try:
         info = path.stat()
@@ -131,6 +131,8 @@ def _check_size(path: Path) -> bool:
         return True
     if info.st_size > MAX_BYTES and path.suffix.lower() not in VIDEOS:
         raise UserError(f"{path} has {info.st_size:,} bytes, more than {MAX_BYTES:,}: split it")
+    if not info.st_size and path.suffix.lower() in (".json", ".npy", ".npz"):
+        raise UserError(f"{path} is empty: write or copy it again")
     return False
 
 
@@ -179,7 +181,7 @@ def _yolo(images: Iterable[tuple[int, Path]]) -> KeypointFile:
             if row is None:
                 raise UserError(
                     f"{path}: {len(values)} numbers in a line: Ultralytics writes class, box and "
-                    "17 points"
+                    "17 points (name it .csv if it holds points alone)"
                 )
             points, rest = row
             person = int(rest[-1]) if len(rest) and _is_number(rest[-1]) else None
@@ -223,6 +225,8 @@ def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
     Raises:
         UserError: it has another shape.
     """
+    if np.iscomplexobj(array):
+        raise UserError(f"{name}: real numbers expected, got complex ones: give x and y apart")
     array = np.asarray(array, dtype=np.float64)
     if array.ndim == 2 and array.shape[1] > 4:
         array = np.stack([_points_of_flat(row) for row in array])
@@ -230,7 +234,8 @@ def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
         array = array[None]
     if array.ndim != 3 or not 2 <= array.shape[2] <= 4 or 0 in array.shape:
         raise UserError(
-            f"{name}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, got {array.shape}"
+            f"{name}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, of one person, got "
+            f"{array.shape}"
         )
     if scores is not None:
         scores = np.asarray(scores, dtype=np.float64).reshape(array.shape[:2])
@@ -300,35 +305,55 @@ def _read_custom(path: Path) -> KeypointFile:
 def _read_csv(path: Path) -> KeypointFile:
     """A row a person in an image: numbers alone, in the order of the points; or with a header of
     NAME_x, NAME_y and perhaps NAME_score, and perhaps ``frame`` and ``person``."""
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
-    if not rows:
-        return KeypointFile([])
-    header = [cell.strip() for cell in rows[0]]
-    values = [[float(cell) if cell.strip() else np.nan for cell in row] for row in rows[1:]]
-    if not any(re.fullmatch(r".+[_.](x|X)", cell) for cell in header):
-        first = [float(cell) if cell else np.nan for cell in header]
-        return from_array(path, np.array([first, *values]))
-    table = np.array(values).reshape(len(values), len(header))
-    places = {cell: i for i, cell in enumerate(header)}
+    rows = _csv_rows(path)
+    header = [cell.strip() for cell in rows[0]] if rows else []
     names = [cell[:-2] for cell in header if re.fullmatch(r".+[_.](x|X)", cell)]
-    columns = [
-        [places[f"{name}{end}"] for end in ends] for name in names for ends in [_ends(name, places)]
-    ]
+    if not names:
+        values = [_numbers_of_row(path, *row) for row in enumerate(rows, 1)]
+        return from_array(path, values) if values else KeypointFile([])
+    places = {cell: i for i, cell in enumerate(header)}
+    columns = [[places[name + end] for end in _ends(name, places)] for name in names]
     if len({len(each) for each in columns}) > 1:
         raise UserError(f"{path}: some points have a score and others not: give all of them one")
     by_name = None if all(name.isdecimal() for name in names) else tuple(names)
     seen = []
-    for number, row in enumerate(table):
-        label = {
-            key: int(row[places[word]])
-            for key, words in (("frame", _FRAME), ("person", _PERSON))
-            for word in words
-            if word in places and _is_number(float(row[places[word]]))
-        }
-        points = row[np.array(columns)]
-        seen.append(Seen(label.get("frame", number), label.get("person"), points, None, by_name))
+    for number, row in enumerate(rows[1:]):
+        values = np.array(_numbers_of_row(path, number + 2, row))
+        labels = {word: values[places[word]] for word in (*_FRAME, *_PERSON) if word in places}
+        frame, person = (
+            next((int(labels[word]) for word in words if _is_number(labels.get(word))), None)
+            for words in (_FRAME, _PERSON)
+        )
+        frame = number if frame is None else frame
+        seen.append(Seen(frame, person, values[np.array(columns)], None, by_name))
     return KeypointFile(seen)
+
+
+def _csv_rows(path: Path) -> list[list[str]]:
+    """The cells of the rows that are not blank, between commas, semicolons or tabs."""
+    text = path.read_text(encoding="utf-8-sig")
+    first = text.partition("\n")[0]
+    between = next((mark for mark in ";\t" if mark in first), ",")
+    rows = list(csv.reader(io.StringIO(text), delimiter=between))
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    widths = set(map(len, rows))
+    if len(widths) > 1:
+        raise UserError(
+            f"{path}: rows of {min(widths)} and of {max(widths)} cells: leave cells of absent "
+            "points blank"
+        )
+    return rows
+
+
+def _numbers_of_row(path: Path, number: int, row: Sequence[str]) -> list[float]:
+    """The numbers of a row; NaN for a blank cell."""
+    try:
+        return [float(cell) if cell.strip() else np.nan for cell in row]
+    except ValueError:
+        raise UserError(
+            f"{path}: row {number} has other things than numbers (a header has the names NAME_x, "
+            "NAME_y)"
+        ) from None
 
 
 def _ends(name: str, places: dict[str, int]) -> list[str]:
@@ -343,7 +368,7 @@ def _ends(name: str, places: dict[str, int]) -> list[str]:
 
 
 def _load_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def _read_json(path: Path) -> KeypointFile:
@@ -351,26 +376,43 @@ def _read_json(path: Path) -> KeypointFile:
     array = _as_array(content)
     if array is not None and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] <= 4)):
         return from_array(path, array)
-    if not isinstance(content, dict):
-        return KeypointFile(_with_numbers(_walk(content)))
-    names, size = None, content.get("size", content.get("image_size"))
     seen = _with_numbers(_walk(content))
+    if not isinstance(content, dict):
+        return KeypointFile(seen)
+    names, size = _names_in(content), content.get("size", content.get("image_size"))
     if "annotations" in content:  # the third number is 0 absent, 1 hidden, 2 visible
         seen = [
             replace(s, points=np.c_[s.points[:, :2], s.points[:, 2:].clip(max=1)]) for s in seen
         ]
-        names, sizes = _about_coco(content)
+        sizes = _sizes_in(content)
         if len(sizes) > 1:
             raise UserError(f"{path}: images of {len(sizes)} sizes: make a file for each size")
         size = next(iter(sizes), size)
-    meta = content.get("meta_info")
-    if isinstance(meta, dict) and isinstance(meta.get("keypoint_id2name"), dict):
-        named = {int(number): str(name) for number, name in meta["keypoint_id2name"].items()}
-        names = tuple(named[number] for number in sorted(named))
     if names:
         seen = [replace(s, names=names) if len(names) == len(s.points) else s for s in seen]
     size = size or [content.get("width"), content.get("height")]
     return KeypointFile(seen, _as_size(size), _as_fps(content.get("fps")))
+
+
+def _names_in(content: dict) -> tuple[str, ...] | None:
+    """The names of the points, as MMPose or COCO's annotations have them."""
+    meta = content.get("meta_info")
+    if isinstance(meta, dict) and isinstance(meta.get("keypoint_id2name"), dict):
+        named = {int(number): str(name) for number, name in meta["keypoint_id2name"].items()}
+        return tuple(named[number] for number in sorted(named))
+    if "annotations" not in content:
+        return None
+    names = [c["keypoints"] for c in content.get("categories", []) if "keypoints" in c]
+    return tuple(map(str, names[0])) if names else None
+
+
+def _sizes_in(content: dict) -> set[tuple[int, int]]:
+    """The sizes of the images of COCO's annotations."""
+    return {
+        (image["width"], image["height"])
+        for image in content.get("images", [])
+        if "width" in image and "height" in image
+    }
 
 
 def _as_array(content: Any) -> np.ndarray | None:
@@ -380,17 +422,6 @@ def _as_array(content: Any) -> np.ndarray | None:
         return np.asarray(content, dtype=np.float64)
     except (TypeError, ValueError):
         return None
-
-
-def _about_coco(content: dict) -> tuple[tuple[str, ...] | None, set[tuple[int, int]]]:
-    """The names of the points and the sizes of the images of COCO's annotations."""
-    names = [c["keypoints"] for c in content.get("categories", []) if "keypoints" in c]
-    sizes = {
-        (image["width"], image["height"])
-        for image in content.get("images", [])
-        if "width" in image and "height" in image
-    }
-    return (tuple(map(str, names[0])) if names else None), sizes
 
 
 def _walk(value: Any, frame: int | str | None = None, level: int = 0) -> Iterator[Seen]:

@@ -192,26 +192,19 @@ def _recognise(
     file: KeypointFile, word: str, size: Size | None
 ) -> tuple[KeypointFormat, str, np.ndarray]:
     """The format, why it is that one, and the points (N, P, 2 to 4) in its order."""
-    columns = np.full((len(file.seen), len(file.seen[0].points), 4), np.nan)
-    width = max(seen.points.shape[1] for seen in file.seen)
-    for row, seen in zip(columns, file.seen, strict=True):
-        row[:, : seen.points.shape[1]] = seen.points
-    columns = columns[..., :width]
-    columns[~(abs(columns) < _ABSURD)] = np.nan
-    columns[(columns[..., :2] == 0).all(axis=-1)] = np.nan  # how detectors write an absent point
+    columns = _columns(file.seen)
     if np.isnan(columns[..., :2]).all():
         raise UserError("all of its points are zero or absent")
     _refuse_3d(columns)
-    names = file.seen[0].names
-    form = FORMATS.get(word)
+    form, names = FORMATS.get(word), file.seen[0].names
+    if any(seen.names != names for seen in file.seen):
+        raise UserError("the names of its points are not the same in all of its images")
     if names:
         named = form or format_of_names(names)
         if named is None:
             raise UserError(f"its points {', '.join(names)[:200]} are none of the known formats")
         places = {plain_name(name): place for place, name in enumerate(names)}
-        order = [places.get(plain_name(point), -1) for point in named.points]
-        if any(seen.names != names for seen in file.seen):
-            raise UserError("the names of its points are not the same in all of its images")
+        order = [places.get(plain_name(point), -1) for point in named.points]  # -1: absent
         if form is None or max(order) >= 0:
             columns = np.concatenate([columns, np.full_like(columns[:, :1], np.nan)], axis=1)
             return named, "by the names of its points", columns[:, order]
@@ -223,6 +216,17 @@ def _recognise(
             f"it has {columns.shape[1]} points, and --format {word} has {len(form.points)}"
         )
     return form, "as --format says", columns
+
+
+def _columns(seen: Sequence[Seen]) -> np.ndarray:
+    """The points (N, P, 2 to 4) of persons in images; NaN for what is absent or absurd."""
+    width = max(person.points.shape[1] for person in seen)
+    columns = np.full((len(seen), len(seen[0].points), width), np.nan)
+    for row, person in zip(columns, seen, strict=True):
+        row[:, : person.points.shape[1]] = person.points
+    columns[~(abs(columns) < _ABSURD)] = np.nan
+    columns[(columns[..., :2] == 0).all(axis=-1)] = np.nan  # how detectors write an absent point
+    return columns
 
 
 def are_seen(xy: np.ndarray) -> np.ndarray:
@@ -244,17 +248,23 @@ def _refuse_3d(columns: np.ndarray) -> None:
     if columns.shape[-1] < 3:
         return
     xy, third = columns[..., :2], columns[..., 2]
-    third = third[np.isfinite(third)]
     negative = (xy < 0)[np.isfinite(xy)].mean()
+    if negative <= _BESIDE:
+        return
+    third = third[np.isfinite(third)]
     is_score = third.min(initial=0) >= 0 and third.max(initial=0) <= 1
-    if are_small(xy) and negative > _BESIDE and not is_score:
+    if are_small(xy) and not is_score:
         raise UserError("it holds 3D poses in metres, and 2D keypoints in pixels are lifted")
     if negative > _OUTSIDE and abs(third).max(initial=0) > _LARGEST_SCORE:
         raise UserError("it holds 3D poses in millimetres, and 2D keypoints in pixels are lifted")
 
 
 def _split(columns: np.ndarray, seen: Sequence[Seen], form: KeypointFormat) -> _Points:
-    """Which of the numbers is the score. MediaPipe's third one is z; of four the last is it."""
+    """Which of the numbers is the score. MediaPipe's third one is z; of four the last is it.
+
+    Raises:
+        UserError: the third number is no score, or all scores are zero.
+    """
     xy, count = columns[..., :2], columns.shape[-1]
     scores = np.full(columns.shape[:2], np.nan)
     if count == 4:
@@ -264,14 +274,18 @@ def _split(columns: np.ndarray, seen: Sequence[Seen], form: KeypointFormat) -> _
         is_score = third.min(initial=0) >= 0
         if form.word != "mediapipe33" and (not is_score or third.max(initial=0) > _LARGEST_SCORE):
             raise UserError(
-                "the third number of its points is no score: it holds 3D poses, and 2D keypoints "
-                "in pixels are lifted"
+                "the third number of its points is no score: it holds 3D poses, or scores in "
+                "percent; 2D keypoints in pixels, with scores of 0 to 1, are lifted"
             )
-        if form.word != "mediapipe33" or (is_score and third.max(initial=0) <= 1):
+        if form.word != "mediapipe33" or (is_score and 0 < third.max(initial=0) <= 1):
             scores = columns[..., 2]
     for row, person in enumerate(seen):
         if person.scores is not None and len(person.scores) == scores.shape[1]:
             scores[row] = person.scores
+    if (scores == 0).any() and np.nanmax(scores) == 0:
+        raise UserError(
+            "all of its scores are zero: nothing was seen; leave them out if they mean nothing"
+        )
     return _Points(xy, scores)
 
 
@@ -284,19 +298,19 @@ def _in_pixels(
         UserError: they are in other units, the size of the images is not known, or they do not lie
             in images of this size.
     """
-    xy = points.xy
-    small = are_small(xy)
-    inside = np.nanpercentile(xy, 5) > -0.5 and np.nanpercentile(xy, 95) < 1.5
-    scaled = fractions or (
-        form.word == "mediapipe33" and small and inside and np.nanmedian(xy) > 0.1
-    )
-    if small and not scaled:
-        kind = (
-            "fractions of the image"
-            if np.nanmin(xy) >= 0 and inside
-            else "already normalised, or metres"
-        )
-        raise UserError(f"its points are not pixels but {kind}: multiply them by the image's size")
+    xy, scaled = points.xy, fractions
+    if are_small(xy) and not fractions:
+        inside = np.nanpercentile(xy, 5) > -0.5 and np.nanpercentile(xy, 95) < 1.5
+        scaled = form.word == "mediapipe33" and inside and np.nanmedian(xy) > 0.1
+        if not scaled:
+            kind = (
+                "fractions of the image"
+                if np.nanmin(xy) >= 0 and inside
+                else "already normalised, or metres"
+            )
+            raise UserError(
+                f"its points are not pixels but {kind}: multiply them by the image's size"
+            )
     if size is None:
         raise UserError(_ASK_FOR_SIZE)
     if scaled:
@@ -427,9 +441,11 @@ def _track(
     xy = np.full((len(frames), *points.xy.shape[1:]), np.nan)
     scores = np.full(xy.shape[:2], np.nan)
     xy[place], scores[place] = points.xy[rows], points.scores[rows]
-    needed = sorted({i for name in skeleton.names for i in form.indices(name)})
-    trusted = np.isfinite(xy).all(axis=-1) & ~_are_low(scores)
-    trusted |= np.isfinite(xy).all(axis=-1) & ~trusted.any(axis=0)  # nothing better is known
+    joints = [form.indices(name) for name in skeleton.names]
+    needed = sorted(set(itertools.chain(*joints)))
+    found = np.isfinite(xy).all(axis=-1)
+    trusted = found & ~_are_low(scores)
+    trusted |= found & ~trusted.any(axis=0)  # nothing better is known
     absent = [form.points[i] for i in needed if not trusted[:, i].any()]
     if absent:
         raise UserError(
@@ -437,17 +453,28 @@ def _track(
             "whole body (--person N takes another person)"
         )
     for i in needed:
-        known = trusted[:, i]
-        for axis in range(2):
-            xy[:, i, axis] = np.interp(frames, frames[known], xy[known, i, axis])
-    joints = [form.indices(name) for name in skeleton.names]
+        _fill_in(xy[:, i], trusted[:, i], frames)
     return Track(
         person,
         frames,
-        np.stack([xy[:, i].mean(axis=1) for i in joints], axis=1).astype(np.float32),
-        np.stack([scores[:, i].min(axis=1) for i in joints], axis=1).astype(np.float32),
-        np.stack([~trusted[:, i].all(axis=1) for i in joints], axis=1),
+        (_joined(np.add, xy, joints) / np.array([[len(i)] for i in joints])).astype(np.float32),
+        _joined(np.minimum, scores, joints).astype(np.float32),
+        ~_joined(np.logical_and, trusted, joints),
     )
+
+
+def _fill_in(xy: np.ndarray, known: np.ndarray, frames: np.ndarray) -> None:
+    """Interpolate a point (T, 2) in the images (T,) in which it is not known."""
+    if not known.all():
+        for values in xy.T:
+            values[:] = np.interp(frames, frames[known], values[known])
+
+
+def _joined(ufunc: np.ufunc, values: np.ndarray, joints: Sequence[Sequence[int]]) -> np.ndarray:
+    """Values of points (T, P, ...) -> those of J joints (T, J, ...): a sum, the least, or whether
+    all are true, over the points of each."""
+    starts = np.cumsum([0, *map(len, joints[:-1])])
+    return ufunc.reduceat(values[:, np.concatenate(joints)], starts, axis=1)
 
 
 def _with_short_gaps(frames: np.ndarray) -> np.ndarray:
@@ -463,6 +490,7 @@ def _with_short_gaps(frames: np.ndarray) -> np.ndarray:
 
 def _are_low(scores: np.ndarray) -> np.ndarray:
     """Which scores say that a point was not seen; those that are NaN do not."""
-    if np.isnan(scores).all():
-        return np.zeros_like(scores, dtype=bool)
-    return scores < min(_LOW_SCORE, _LOW_SHARE * np.nanmedian(scores))
+    low = scores < _LOW_SCORE
+    if low.any():
+        low &= scores < _LOW_SHARE * np.nanmedian(scores)
+    return low

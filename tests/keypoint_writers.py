@@ -249,10 +249,10 @@ def mediapipe_fractions(folder: Path, person: Points) -> Path:
     ])  # fmt: skip
 
 
-def csv_rows(word: str) -> Writer:
+def csv_rows(word: str, between: str = ",") -> Writer:
     def write(folder: Path, person: Points) -> Path:
         rows = points_of(person, word).reshape(FRAMES, -1)
-        np.savetxt(folder / "k.csv", rows, delimiter=",")
+        np.savetxt(folder / "k.csv", rows, delimiter=between)
         return folder / "k.csv"
 
     return write
@@ -274,6 +274,8 @@ FILES: dict[str, tuple[str, bool, Writer]] = {
     "h36m32 npy": ("h36m32", False, npy("h36m32")),
     "h36m16 JSON": ("h36m16", False, nested_lists("h36m16")),
     "h36m17 csv": ("h36m17", False, csv_rows("h36m17")),
+    "csv with semicolons": ("coco17", False, csv_rows("coco17", ";")),
+    "csv with tabs": ("coco17", False, csv_rows("coco17", "\t")),
     "MMPose h36m17": ("h36m17", False, mmpose("h36m17")),
     "Stacked Hourglass": ("sh16", False, npy("sh16")),
     "coco17 npz": ("coco17", True, npz),

@@ -54,6 +54,15 @@ def test_poses_and_seconds_to_an_error(call, tmp_path):
     assert call(main, "--turns", 1, "--", "--epochs", 3)[0] == 2
 
 
+def test_predictions_are_timed_beside_the_least_that_they_could_take(call, tmp_path):
+    status, out, _ = call(main, "--predict", "--turns", 1, "--json", tmp_path / "a.json")
+    found = json.loads((tmp_path / "a.json").read_text())["predict"]
+    assert status == 0 and out.count("ratio") == len(found) == 2
+    for figures in found.values():
+        bare, ours, ratio = figures.values()
+        assert 0 < bare < ours and ratio == pytest.approx(ours / bare)
+
+
 @pytest.mark.parametrize("embedded", [False, True])
 def test_the_textbook_network_is_the_same_function(embedded):
     skeleton = H36M_17 if embedded else H36M_16

@@ -9,6 +9,7 @@ from common.camera import (
     camera_to_world,
     image_coordinates,
     normalize_screen_coordinates,
+    pinhole_rays,
     project,
     quaternion_to_matrix,
     split_intrinsics,
@@ -45,6 +46,17 @@ def test_undistort_inverts_the_projection_of_the_bundled_poses(view, bundled):
     points = world_to_camera(bundled, camera.rotation.float(), camera.translation.float())
     rays = undistort(project(points, camera.intrinsics.float()), camera.intrinsics.float())
     assert torch.allclose(rays * points[..., 2:], points[..., :2], atol=1e-5)
+
+
+def test_a_lens_that_does_not_distort_is_left_out_exactly():
+    """A batch of such lenses needs no iterations; beside another lens they are made for all."""
+    camera = h36m_cameras("S9")[0].intrinsics.float()
+    pinhole = torch.cat([camera[:4], torch.zeros(5)])
+    screen = torch.rand(2, 17, 2) - 0.5
+    alone = undistort(screen, pinhole.expand(2, 9))
+    assert torch.equal(alone, pinhole_rays(screen, pinhole.expand(2, 9)))
+    assert torch.equal(undistort(screen, torch.stack([pinhole, camera]))[0], alone[0])
+    assert not torch.allclose(undistort(screen, torch.stack([pinhole, camera]))[1], alone[1])
 
 
 def test_world_camera_world_is_the_identity(bundled):

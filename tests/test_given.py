@@ -17,6 +17,7 @@ from common.clip import LEVEL_UP
 from common.errors import UserError
 from common.input_view import InputView
 from common.person import PersonStatistics, bone_lengths, proportions_and_size
+from common.prediction import Prediction
 from common.skeleton import H36M_16, H36M_17
 from common.standing_height import standing_height
 from common.told_channels import ToldChannels
@@ -286,6 +287,19 @@ def test_too_few_images_leave_the_body_unknown(run, files):
     assert np.array_equal(np.load(files / "without.npz")["poses_3d"], found["poses_3d"])
     status, _, err = run("told", "--body", files / "k_body.json", "--force")
     assert status == 2 and f"says nothing of the body ({line}): leave out --body" in err
+
+
+def test_a_filter_that_cannot_run_is_refused_before_a_body_is_written(run, files):
+    status, _, err = run("told", "--calibrate", *EXACT, "--smooth", "one_euro")
+    assert status == 2 and "give --fps" in err
+    assert not (files / "k_body.json").exists()
+
+
+def test_a_vertical_that_points_down_is_said(run, files, monkeypatch):
+    for down in (True, False):
+        monkeypatch.setattr(Prediction, "is_upside_down", down)
+        status, printed, _ = run("plain", "--gravity", 0, 1, 0, "--force")
+        assert status == 0 and ("--gravity is the upward direction" in printed) is down
 
 
 def test_images_with_joints_that_were_filled_in_do_not_calibrate(lifter, pixels, monkeypatch):

@@ -1,5 +1,6 @@
 """Files of keypoints: every format becomes our joints, and what is missing is filled in."""
 
+import collections
 import json
 
 import numpy as np
@@ -139,6 +140,33 @@ def test_order_is_told_by_the_poses_of_the_bundled_data():
     assert clips > 10
 
 
+@pytest.mark.slow
+def test_order_is_told_in_every_view():
+    """Of each clip and view all images, and the middle one alone: the figures of own-data.md."""
+    actors = load_object_array(ROOT / "dataset" / "data_3d_hdm05.npz", "positions_3d")
+    rng = np.random.default_rng(0)
+    clips, single = collections.Counter(), collections.Counter()
+    for motion in (clip for clips in actors.values() for clip in clips.values()):
+        points = detector_points(np.array(motion[::10], dtype=np.float64))
+        for word in (word for word in FORMATS if word != "h36m32"):
+            poses = np.stack([points[point] for point in FORMATS[word].points], axis=1)
+            for view in views_of(poses, "S9"):
+                seen = view + rng.normal(0, 3, view.shape)
+                clips[verdict(seen, word)] += 1
+                single[verdict(seen[len(seen) // 2][None], word)] += 1
+    print(f"clips: {dict(clips)}; single images: {dict(single)}")
+    assert clips["right"] == clips.total() == 9216
+    assert single["wrong"] < 10 and single["refused"] < 0.02 * single.total()
+
+
+def verdict(points: np.ndarray, word: str) -> str:
+    """What becomes of points (T, P, 2) in the order of a format: right, wrong or refused."""
+    try:
+        return "right" if format_of_poses(points)[0].word == word else "wrong"
+    except UserError:
+        return "refused"
+
+
 def test_an_unknown_order_is_not_guessed(person):
     rng = np.random.default_rng(1)
     for word in ("h36m17", "coco17", "body25", "mediapipe33"):
@@ -167,6 +195,14 @@ def test_names_in_all_spellings():
 
 def two_persons() -> tuple[made.Points, made.Points]:
     return made.made_person(shift=-0.8), made.made_person(5, shift=0.9)
+
+
+def test_a_mark_of_the_byte_order_is_passed_over(person, tmp_path):
+    """Programs of Windows write it."""
+    for write in (made.nested_lists("coco17"), made.csv_rows("coco17")):
+        path = write(tmp_path, person)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert load_keypoints(path, H36M_17, "auto", made.SIZE).form.word == "coco17"
 
 
 def test_persons_without_numbers_are_followed(tmp_path):

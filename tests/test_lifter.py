@@ -97,16 +97,20 @@ def test_poses_of_a_rotated_view_come_back_to_camera_space(h36m_folder, flip_tes
     batch, view = dataset.batch(torch.arange(40)), InputView(True, True)
     _, rotation = view.apply(batch.inputs_2d, batch.intrinsics)
     exact = rotate(batch.targets_3d, rotation)
+    given, _ = view.apply(batch.inputs_2d, batch.intrinsics)
     lifter = Lifter(Stub(exact), {}, view, H36M_16, flip_test)
-    if flip_test:  # the twin is given the mirrored view, whose answer is the mirrored pose
-        lifter.network.forward = lambda inputs: (
-            exact if torch.equal(inputs, given) else H36M_16.flip(exact)
-        )
-        given, _ = view.apply(batch.inputs_2d, batch.intrinsics)
+
+    def with_twins(inputs):  # twins are in the same batch; each answers with its mirrored pose
+        assert torch.equal(inputs[:40], given) and len(inputs) == 80
+        return torch.cat([exact, H36M_16.flip(exact)])
+
+    if flip_test:
+        lifter.network.forward = with_twins
     assert (exact - batch.targets_3d).abs().max() > 0.01
     assert torch.allclose(
         lifter.lift(batch.inputs_2d, batch.intrinsics), batch.targets_3d, atol=1e-6
     )
+    lifter.network.forward = lambda inputs: exact
     pose, target, same = lifter.pose_and_target(batch)
     assert torch.equal(pose, target) and torch.equal(same, rotation)
 

@@ -49,15 +49,16 @@ def test_every_bone_has_a_group_that_left_and_right_share(skeleton):
 
 def test_what_is_known_of_mirrored_and_of_chosen_poses():
     known = Known(torch.rand(5, 15), torch.rand(5), torch.randn(5, 3))
-    twin = known.mirrored()
-    assert torch.equal(twin.up, known.up * torch.tensor([-1.0, 1, 1]))
-    assert twin.proportions is known.proportions and twin.size is known.size
+    both = known.with_mirrored()
+    assert torch.equal(both.up, torch.cat([known.up, known.up * torch.tensor([-1.0, 1, 1])]))
+    for half in (slice(5), slice(5, 10)):
+        assert torch.equal(both.rows(half).proportions, known.proportions)
+        assert torch.equal(both.rows(half).size, known.size)
     some = known.rows(torch.tensor([4, 1]))
     assert torch.equal(some.size, known.size[[4, 1]]) and some.up.shape == (2, 3)
     nothing = Known()
-    assert (
-        nothing.mirrored() == nothing.rows(slice(2)) == nothing.to(torch.device("cpu")) == nothing
-    )
+    changed = nothing.with_mirrored(), nothing.rows(slice(2)), nothing.to(torch.device("cpu"))
+    assert changed == (nothing, nothing, nothing)
 
 
 @pytest.mark.parametrize("joints", SKELETONS)

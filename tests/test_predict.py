@@ -174,6 +174,23 @@ def sizes(folder, person):
     return text(folder, json.dumps(content))
 
 
+def csv(content):
+    """A csv file of rows of text."""
+
+    def write(folder, person):
+        rows = [",".join(map(str, pose.ravel())) for pose in made.points_of(person, "coco17")]
+        (folder / "k.csv").write_text("\n".join(content(rows)))
+        return folder / "k.csv"
+
+    return write
+
+
+def labels(folder, person):
+    """A txt of points alone, which is not Ultralytics'."""
+    (folder / "k.txt").write_text(" ".join(["7"] * 34))
+    return folder / "k.txt"
+
+
 def arrays(folder, person):
     np.savez(folder / "k.npz", a=np.zeros(3), b=np.zeros(3))
     return folder / "k.npz"
@@ -214,6 +231,12 @@ WRONG = {
     "two videos": (videos, SIZE, "2 sequences"),
     "several sizes": (sizes, (), "2 sizes"),
     "several arrays": (arrays, SIZE, "name one of them keypoints"),
+    "nothing in it": (lambda d, p: text(d, ""), SIZE, "k.json is empty"),
+    "complex numbers": (npy(lambda k: k[..., 0] + 1j * k[..., 1]), SIZE, "give x and y apart"),
+    "zero scores": (npy(lambda k: with_third(k, 0)), SIZE, "all of its scores are zero"),
+    "text in a csv": (csv(lambda rows: [*rows[:2], "no,body"]), SIZE, "rows of 2 and of 34 cells"),
+    "words in a csv": (csv(lambda rows: ["hello, world"]), SIZE, "row 1 has other things than"),
+    "points in a txt": (labels, SIZE, "34 numbers in a line"),
 }  # fmt: skip
 
 

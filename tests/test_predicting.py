@@ -73,6 +73,13 @@ def test_a_height_gives_poses_and_place_their_size(scene):
     assert without.absolute_3d is None and np.allclose(without.poses_3d, found.poses_3d)
 
 
+def test_a_person_upside_down_is_noticed(scene):
+    _, pixels, lifter = scene
+    cases = [((0, -1, 0), False), ((0, 1, 0), True), ((1, 0, 0), False), (None, False)]
+    for gravity, expected in cases:
+        assert lifter(pixels, SIZE, "h36m17", gravity=gravity).is_upside_down is expected
+
+
 def test_a_place_behind_the_camera_is_not_given(scene):
     _, pixels, lifter = scene
     turned = Lifter(Oracle(-lifter.network.poses), {}, InputView(), H36M_17)
@@ -128,6 +135,7 @@ WRONG = {
     "an angle": ({"fov": 0}, "between 0 and 180"),
     "intrinsics": ({"intrinsics": LENS[:5]}, "4 or 9 numbers"),
     "a focal length": ({"intrinsics": [-1.0, *LENS[1:]]}, "above 0 pixels"),
+    "millimetres": ({"intrinsics": [35.0, 35.0, 500.0, 400.0]}, "pixels, not millimetres"),
     "fps": ({"fps": 0}, "fps: give the images a second"),
     "centimetres": ({"person_height": 175}, "metres, from 0.4 to 2.6, not 175"),
     "a filter": ({"smooth": "kalman"}, "smooth: give one_euro, not kalman"),

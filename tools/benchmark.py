@@ -8,6 +8,7 @@ python tools/benchmark.py --scaling               speed against data, width, dep
 python tools/benchmark.py --recipe                cost of the components of --recipe strong
 python tools/benchmark.py --to 65 -- --dataset hdm05 --epochs 10  poses and seconds to 65 mm
 python tools/benchmark.py --deploy                an exported network beside torch's, gif and page
+python tools/benchmark.py --predict               predict.py beside the least that it could take
 
 Both implementations run alternately in one process, on synthetic poses. Each figure is the median
 over the turns.
@@ -48,8 +49,9 @@ from data.datasets import H36M, HDM05
 from data.npz_io import load_object_array, save_object_arrays
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader, load_pose_datasets
 from models.build import build_model
-from tools.deploy_speed import measure_deploy, print_deploy
+from tools.deploy_speed import measure_deploy, print_figures
 from tools.made_bodies import made_motion
+from tools.predict_speed import measure_predict
 from tools.textbook import (
     TextbookDataset,
     TextbookGCN,
@@ -101,7 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _print_time_to_error(result["to"])
     elif args.deploy:
         result["deploy"] = measure_deploy(args.hid_dim, args.turns, _clock(args))
-        print_deploy(result["deploy"])
+        print_figures(result["deploy"])
+    elif args.predict:
+        result["predict"] = measure_predict(args.turns, _clock(args))
+        print_figures(result["predict"])
     elif args.recipe:
         result |= measure_recipe(args)
         _print_recipe(result)
@@ -168,6 +173,12 @@ def _build_parser() -> Parser:
         action="store_true",
         help="instead: measure the network in onnxruntime beside torch (requirements-export.txt), "
         "and the writing of a clip",
+    )
+    parser.add_argument(
+        "--predict",
+        action="store_true",
+        help="instead: measure predict.py on 10 s of keypoints beside import torch, and one pose "
+        "with its mirrored twin beside the network alone, with the bundled weights",
     )
     parser.add_argument(
         "--threads", type=int, default=None, help="threads of torch (default: torch's choice)"

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ def measure_deploy(channels: int, turns: int, clock: Callable[[], float]) -> dic
         lifter = Lifter(network, arguments, InputView(), H36M_16)
         export(path, Program(lifter, with_view=False, scale=1.0), {})
         sides = {"torch": network, "onnxruntime": onnx_results(path)}
-        one = _times(sides, torch.rand(1, 16, 2), 100 * turns, clock)
-        many = _times(sides, torch.rand(_MANY, 16, 2), turns, clock)
+        one, many = (
+            seconds_in_turns(_given(sides, torch.rand(poses, 16, 2)), times, clock)
+            for poses, times in ((1, 100 * turns), (_MANY, turns))
+        )
         clip_seconds = _write_clips(Path(folder), clock)
     return {
         "one pose, ms": {
@@ -54,19 +57,22 @@ def measure_deploy(channels: int, turns: int, clock: Callable[[], float]) -> dic
     }
 
 
-@torch.no_grad()
-def _times(
-    sides: dict[str, Callable[[Tensor], Tensor]],
-    inputs: Tensor,
-    turns: int,
-    clock: Callable[[], float],
+def _given(
+    sides: dict[str, Callable[[Tensor], Tensor]], inputs: Tensor
+) -> dict[str, Callable[[], Tensor]]:
+    return {side: partial(compute, inputs) for side, compute in sides.items()}
+
+
+@torch.inference_mode()
+def seconds_in_turns(
+    sides: dict[str, Callable[[], Any]], turns: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of each call, in turns, after a tenth of the calls for warm-up."""
     taken: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(-(turns // 10), turns):
         for side, compute in sides.items():
             start = clock()
-            compute(inputs)
+            compute()
             if turn >= 0:
                 taken[side].append(clock() - start)
     return taken
@@ -84,7 +90,7 @@ def _write_clips(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     return taken
 
 
-def print_deploy(figures: dict[str, Any]) -> None:
+def print_figures(figures: dict[str, Any]) -> None:
     """Print a line for each figure."""
     for what, sides in figures.items():
         for side, value in sides.items():

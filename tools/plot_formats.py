@@ -37,7 +37,7 @@ def point_set(form: KeypointFormat) -> PointSet:
         if joint in ("Hip", "Spine", "Thorax", "Neck/Nose", "Head")
     }
     title = f"{form.title}: {form.word}"
-    return PointSet(title, points, form.limbs, means, "left_eye" in points)
+    return PointSet(title, points, form.limbs, means)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

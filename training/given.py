@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FOV = 50.0  # degrees, of a camera that nobody describes: a phone or a webcam
 _KEYPOINT_ERROR = 10.0  # pixels at image width 1,000: a detector's
 _KEYPOINT_ERRORS = (0.01, 100.0)  # or 0
+_SHORTEST = 0.1  # focal length over half of the width: 169 degrees
 _CAMERA_HEIGHTS = (0.1, 30.0)  # metres
 _NEED_CAMERA = ("ray_fit", "camera_height")
 
@@ -143,6 +144,9 @@ class Given:
 
         Args:
             size: width and height of the images in pixels.
+
+        Raises:
+            UserError: the focal length is too short for images of this size.
         """
         if self.intrinsics is None:
             focal = 1 / math.tan(math.radians(self.fov or _FOV) / 2)
@@ -150,6 +154,11 @@ class Given:
         values = [float(value) for value in self.intrinsics]
         centre = normalize_screen_coordinates(torch.tensor(values[2:4]), *size)
         focal = [2 * value / size[0] for value in values[:2]]
+        if min(focal) < _SHORTEST:
+            raise UserError(
+                f"intrinsics: a focal length of {min(values[:2]):g} pixels for images {size[0]} "
+                "pixels wide: give pixels, not millimetres or fractions"
+            )
         return torch.tensor([*focal, *centre.tolist(), *values[4:], *(9 - len(values)) * [0.0]])
 
     @property

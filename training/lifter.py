@@ -186,14 +186,20 @@ class Lifter:
             intrinsics: (B, 9), or None where the input view does not use them.
             known: of the B persons and cameras; None where nothing is.
         """
-        inputs, rotation = self.network_input(screen, intrinsics, known)
-        pose = rotate(self.network(inputs), rotation, back=True)
         if not self.flip_test:
-            return pose
-        mirrored = None if intrinsics is None else flip_intrinsics(intrinsics)
-        known = known and known.mirrored()
-        twin = replace(self, flip_test=False).lift(self.skeleton.flip(screen), mirrored, known)
+            return self._lift_once(screen, intrinsics, known)
+        # In one batch with the twins: a single pose takes as long as two of them.
+        if intrinsics is not None:
+            intrinsics = torch.cat([intrinsics, flip_intrinsics(intrinsics)])
+        both = torch.cat([screen, self.skeleton.flip(screen)])
+        known = known and known.with_mirrored()
+        pose, twin = self._lift_once(both, intrinsics, known).unflatten(0, (2, -1))
         return (pose + self.skeleton.flip(twin)) / 2
+
+    def _lift_once(self, screen: Tensor, intrinsics: Tensor | None, known: Known | None) -> Tensor:
+        """:meth:`lift` without mirrored twins."""
+        inputs, rotation = self.network_input(screen, intrinsics, known)
+        return rotate(self.network(inputs), rotation, back=True)
 
     def refine(self, pose: Tensor, batch: PoseBatch) -> Tensor:
         """Poses (B, J, 3) in camera space -> refined ones."""

@@ -94,10 +94,13 @@ def _lifted(
     lifter: Lifter, screen: Tensor, cameras: Tensor, known: Known, told: Given
 ) -> tuple[Tensor, Tensor]:
     """Poses (B, J, 3) relative to the hip, and the places (B, 3) of the hip, on the rays of the 2D
-    joints if that is asked for. A pose whose place is not found stays as it is."""
+    joints if that is asked for. A pose whose place is not found stays as it is. Without a camera
+    that is known all places are NaN."""
     pose = root_centred(
         lifter.lift(screen, cameras if lifter.input_view.uses_intrinsics else None, known)
     )
+    if not told.camera_is_known:
+        return pose, torch.full_like(pose[:, 0], torch.nan)
     place = solve_translation(pose, remove_distortion(screen, cameras), cameras)
     if told.ray_fit:
         rows = place.isfinite().all(dim=1) & (place[:, 2] > 0)
@@ -116,23 +119,40 @@ def _with_place(
         places: (T, 3) of the hip, metres, camera space.
         body: what is known of the person's.
     """
-    bones = bone_lengths(torch.from_numpy(prediction.poses_3d), lifter.skeleton)
-    lengths = np.median(bones.numpy(), axis=0)
-    assumed, scale = told.assumed(lifter), 1.0
-    if told.person_height is not None and body.proportions is None:
-        scale = scale_to_height(lengths, lifter.skeleton, told.person_height)
-    elif body.size is not None:
-        scale = body.size / lengths.mean()
-    elif told.camera_is_known:
-        height = standing_height(lengths, lifter.skeleton)
-        assumed.append(f"a person who stands {height:.2f} m tall, as the network sees it")
+    scale, assumed = _scale(prediction.poses_3d, lifter, told, body)
     poses = (scale * prediction.poses_3d).astype(np.float32)
     absolute = None
     if told.camera_is_known:
         in_front = np.isfinite(places).all(axis=1) & (places[:, 2] > 0)
         places = np.where(in_front[:, None], scale * places, np.nan)
         absolute = (poses + places[:, None]).astype(np.float32)
-    return replace(prediction, poses_3d=poses, absolute_3d=absolute, assumed=tuple(assumed))
+    assumed = (*told.assumed(lifter), *assumed)
+    return replace(prediction, poses_3d=poses, absolute_3d=absolute, assumed=assumed)
+
+
+def _scale(poses: np.ndarray, lifter: Lifter, told: Given, body: Body) -> tuple[float, list[str]]:
+    """The factor that gives poses (T, J, 3) the person's size; and the size, in words, if it is
+    assumed and absolute poses depend on it."""
+    of_height = told.person_height is not None and body.proportions is None
+    if not of_height and body.size is None and not told.camera_is_known:
+        return 1.0, []
+    bones = bone_lengths(torch.from_numpy(poses), lifter.skeleton)
+    lengths = np.median(bones.numpy(), axis=0)
+    if of_height:
+        return scale_to_height(lengths, lifter.skeleton, told.person_height), []
+    if body.size is not None:
+        return body.size / lengths.mean(), []
+    height = standing_height(lengths, lifter.skeleton)
+    return 1.0, [f"a person who stands {height:.2f} m tall, as the network sees it"]
+
+
+def check_fps(fps: float | None) -> None:
+    """
+    Raises:
+        UserError: the images a second, which filters need, are not known.
+    """
+    if fps is None:
+        raise UserError("the filter needs the images a second: give --fps")
 
 
 class Smoother:
@@ -148,8 +168,7 @@ class Smoother:
         Raises:
             UserError: the images a second are not known.
         """
-        if prediction.fps is None:
-            raise UserError("the filter needs the images a second: give --fps")
+        check_fps(prediction.fps)
         poses, absolute = prediction.poses_3d.copy(), prediction.absolute_3d
         absolute = None if absolute is None else absolute.copy()
         for index, frame in enumerate(prediction.frames.tolist()):

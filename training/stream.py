@@ -20,7 +20,7 @@ from data.keypoints import (
 )
 from training.given import Given
 from training.lifter import Lifter
-from training.predicting import Smoother, predict_track
+from training.predicting import Smoother, check_fps, predict_track
 
 _LONGEST_LINE = 2**20  # bytes
 
@@ -54,8 +54,8 @@ class Stream:
         Raises:
             UserError: the images a second are not known.
         """
-        if smooth and told.fps is None:
-            raise UserError("the filter needs the images a second: give --fps")
+        if smooth:
+            check_fps(told.fps)
         self._lifter, self._word, self._size, self._told = lifter, word, size, told
         self._smooth = Smoother() if smooth else None
         self._images: deque[np.ndarray] = deque(maxlen=LONGEST_GAP)
