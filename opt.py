@@ -59,7 +59,7 @@ GROUND_TRUTH = {  # main_gcn.py
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
-    "recipe": None,  # strong, person or quick: each sets several of these
+    "recipe": None,  # strong, person, quick or own_data: each sets several
     "camera_rays": False,  # the network sees rays instead of screen coordinates
     "root_view": False,  # rays as seen by a camera that looks at the root
     "tell_body": False,  # the network can be told a person's proportions and size
@@ -118,7 +118,7 @@ DETECTED = {  # main_graph.py
     "warmup": 0,  # steps in which the rate rises from zero
     "ema": 0.0,  # decay of the running average of the weights; 0 takes none
     "seed": 0,  # of first weights, order of poses and dropout
-    "recipe": None,  # strong, person or quick: each sets several of these
+    "recipe": None,  # strong, person, quick or own_data: each sets several
     "camera_rays": False,  # the network sees rays instead of screen coordinates
     "root_view": False,  # rays as seen by a camera that looks at the root
     "tell_body": False,  # the network can be told a person's proportions and size

@@ -51,8 +51,11 @@ def test_figures_with_what_is_known_stand_apart_and_say_so(call, runs):
     assert "known" not in plain and plain["results"].keys() == {"evaluated"}
     out, found = results_of(call, runs, "told", "--ray_fit", *EVERYTHING)
     assert found["results"].keys() == {"evaluated, known"} and "evaluated, known" in out
-    for part in ("medians of the poses of the person's 2D (the same frames)",
-                 "the camera's vertical", "the camera height (the same frames)"):  # fmt: skip
+    for part in (
+        "medians over the network's poses of the person, from the 2D of the same frames",
+        "the camera's vertical",
+        "the camera height and the person's 2D of the same frames",
+    ):
         assert part in found["known"] and part in out
     for name in HDM05.subjects_test:
         body = found["bodies"][name]

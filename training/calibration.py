@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from common.camera import remove_distortion, solve_translation
 from common.errors import UserError
 from common.metrics import root_centred
 from common.person import Known, bone_lengths, left_right_means, proportions_and_size
+from common.progress import Progress
 from common.ray_fit import Sigmas, ray_misfit
 from common.skeleton import BONE_GROUPS, Skeleton
 from common.standing_height import check_height, scale_to_height
@@ -263,6 +264,7 @@ class _Calibration:
     screen: Tensor
     intrinsics: Tensor
     screen_sigma: float
+    progress: Progress = field(default_factory=Progress)
 
     @cached_property
     def start(self) -> Tensor:
@@ -325,7 +327,8 @@ class _Calibration:
         noise = _START_SIGMA * torch.randn(start.shape, generator=generator)
         factors = (start + noise.to(start)).requires_grad_()
         optimizer = torch.optim.Adam([factors])
-        for step in range(steps):
+        what = f"calibration, seed {seed}" + (", two bodies" if len(factors) > 1 else "")
+        for step in self.progress.follow(range(steps), what, steps, "step", leave=False):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
             size = (min(count, _BATCH // shorter),)
             batch = drawn[torch.randint(count, size, generator=generator)]

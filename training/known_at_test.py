@@ -24,15 +24,16 @@ _FLAGS = ("body", "gravity", "body_size")
 _MOST_FRAMES = 4096  # of a person, spread evenly, that a body is found from
 _REMARKS = {
     "body": {
-        "medians": "proportions of each person, medians of the poses of the person's 2D (the same "
-        "frames)",
-        "calibrate": "proportions of each person, calibrated from the person's 2D (the same "
-        "frames)",
+        "medians": "proportions of each person: medians over the network's poses of the person, "
+        "from the 2D of the same frames",
+        "calibrate": "proportions of each person, calibrated from the person's 2D of the same "
+        "frames",
         "oracle": "ORACLE: the true proportions of each person",
     },
     "gravity": {"camera": "the camera's vertical"},
     "body_size": {
-        "camera_height": "size of each person, from the camera height (the same frames)",
+        "camera_height": "size of each person, from the camera height and the person's 2D of the "
+        "same frames",
         "oracle": "ORACLE: the true size of each person",
     },
 }

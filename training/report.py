@@ -294,6 +294,8 @@ def report_test(
     }
     checkpoint = source.checkpoint
     trained_on = checkpoint.get("dataset", {}).get("name", "not recorded in the checkpoint")
+    if actions := checkpoint.get("options", {}).get("actions"):
+        trained_on += f", actions {','.join(actions) if isinstance(actions, list) else actions}"
     chosen_by = checkpoint.get("chosen_by", "not recorded in the checkpoint")
     epoch = checkpoint.get("epoch", "not recorded")
     note = f"mm. Epoch {epoch}, chosen by: {chosen_by}; trained on: {trained_on}."

@@ -83,7 +83,10 @@ def read_flags(
         try:
             args = parse(argv, found)
         except WrongOptionError as error:
-            raise UserError(f"{source.path} cannot be used: {error}; get the file again") from error
+            raise UserError(
+                f"{source.path} cannot be used: {error}; if this program was changed since, undo "
+                "that, or else get the file again"
+            ) from error
         _leave_current_settings(source.checkpoint, args)
     if message := warning_of_inert_flags(args, script):
         print(f"warning: {message}", file=sys.stderr)
