@@ -82,7 +82,7 @@ def test(args: argparse.Namespace, lifter: Lifter, test_set: PoseDataset, source
         lifter, test_set, args.keypoints, departures(source.checkpoint.get("options"), SCRIPT)
     )
     test_set, remarks = with_other_cameras(
-        test_set, args.pan, args.focal_scale, lifter, args.joints_of
+        test_set, args.pan, args.focal_scale, lifter, args.joints_of, args.keypoint_noise
     )
     vars(header).update(remarks)
     if args.ray_fit:

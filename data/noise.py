@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.skeleton import Skeleton
 
-_PIXEL = 2 / 1000  # in screen units
+PIXEL = 2 / 1000  # of an image that is 1000 pixels wide, in screen units
 _SIGMA = {"Hip": 1.8, "Knee": 3.2, "Foot": 5.5, "Shoulder": 2.3, "Elbow": 3.7, "Wrist": 5.5}
 _SIGMA_MIDDLE = 2.3  # spine, thorax, neck, head
 _EXTREMITIES = ("Foot", "Wrist")
@@ -44,7 +44,7 @@ def add_detector_noise(uv: Tensor, skeleton: Skeleton, name: str) -> Tensor:
     gross = torch.rand(frames, joints, generator=generator) < gross_rate
     noise = sigma.unsqueeze(1) * torch.randn(uv.shape, generator=generator)
     noise += gross.unsqueeze(-1) * _GROSS_SIGMA * torch.randn(uv.shape, generator=generator)
-    return _swap_sides(uv, skeleton, generator) + _PIXEL * noise
+    return _swap_sides(uv, skeleton, generator) + PIXEL * noise
 
 
 def _swap_sides(uv: Tensor, skeleton: Skeleton, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,12 @@ from data.datasets import HDM05
 from data.pose_dataset import load_pose_datasets
 from tests.conftest import ROOT, SLICE
 from training.lifter import Lifter
-from training.other_cameras import panned, with_focal_scale, with_other_cameras
+from training.other_cameras import (
+    panned,
+    with_focal_scale,
+    with_keypoint_noise,
+    with_other_cameras,
+)
 
 
 def load(info=HDM05, keypoints="gt"):
@@ -73,6 +78,14 @@ def test_a_wrong_focal_length_leaves_the_image():
     assert torch.equal(told.intrinsics[..., 2:], load().intrinsics[..., 2:])
 
 
+def test_keypoints_have_the_noise_that_is_asked_for():
+    exact, found = load(), with_keypoint_noise(load(), 4)
+    noise = 500 * (found.inputs_2d - exact.inputs_2d)
+    assert noise.std() == pytest.approx(4, rel=0.05) and noise.mean().abs() < 0.1
+    assert torch.equal(found.inputs_2d, with_keypoint_noise(load(), 4).inputs_2d)
+    assert with_other_cameras(load(), 0.0, 1.0, lifter())[1] == {}
+
+
 def test_the_table_says_so(call, tmp_path):
     training = (*SLICE, "--epochs", 1, "--name", "run", "-c", tmp_path)
     assert call(main_gcn.main, *training)[0] == 0
@@ -81,5 +94,10 @@ def test_the_table_says_so(call, tmp_path):
     status, out, err = call(main_gcn.main, *SLICE, *flags)
     assert (status, err) == (0, "") and "on purpose, by -5 degrees." in out
     assert "by -5 degrees" in json.loads((tmp_path / "r.json").read_text())["pan"]
-    status, _, err = call(main_gcn.main, *SLICE, "--pan", 5)
-    assert status == 2 and "--evaluate" in err
+    flags = ("--evaluate", checkpoint, "--keypoint_noise", 2, "--ray_fit")
+    out = call(main_gcn.main, *SLICE, *flags)[1]
+    assert "noise of 2 px at width 1,000 on purpose" in out
+    assert "with an error of the 2D joints of 2 px" in out
+    for flag in ("--pan", "--keypoint_noise"):
+        status, _, err = call(main_gcn.main, *SLICE, flag, 5)
+        assert status == 2 and "--evaluate" in err

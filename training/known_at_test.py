@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.person import Known, proportions_and_size
 from data.pose_dataset import PoseBatch, PoseDataset
 from training.calibration import calibrate, medians, with_camera_height
-from training.lifter import SCREEN_SIGMAS, Lifter, check_cameras
+from training.lifter import Lifter, check_cameras, screen_sigma_at_test
 
 _UNKNOWN = "unknown"
 _FLAGS = ("body", "gravity", "body_size")
@@ -132,7 +132,7 @@ def _body_of(
     count = min(len(rows), _MOST_FRAMES)
     batch = dataset.batch(rows[torch.arange(count, device=rows.device) * len(rows) // count])
     given = (lifter, batch.inputs_2d, batch.intrinsics)
-    sigma = SCREEN_SIGMAS.get(args.keypoints)
+    sigma = screen_sigma_at_test(args)
     proportions, size = proportions_and_size(batch.targets_3d, dataset.skeleton)
     truth = by_bone(proportions.mean(dim=0), dataset.skeleton)
     if args.body == "oracle":

@@ -1,6 +1,7 @@
 """From 2D joints to a 3D pose: the input's form, the network, its mirrored twin, and refinement."""
 
 import argparse
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from common.ray_fit import Sigmas, fit_to_rays, usual_sigmas
 from common.skeleton import SKELETONS, Skeleton
 from common.told_channels import ToldChannels
 from data.keypoints import Size, keypoints_of_array
+from data.noise import PIXEL
 from data.pose_dataset import PoseBatch, PoseDataset
 from models.build import INPUT_ARGUMENTS, build_model
 from models.pose_refine import PoseRefine
@@ -32,6 +34,13 @@ from training.settings import input_view, model_arguments, told_channels
 # That of noisy, 10 px in an image of width 1,000, was chosen as docs/accuracy.md says.
 SCREEN_SIGMAS = {"gt": 0.0, "noisy": 0.02}
 _FIT_STEPS, _TOLD_FIT_STEPS = 4, 5  # of --ray_fit, without and with lengths
+
+
+def screen_sigma_at_test(args: argparse.Namespace) -> float | None:
+    """The standard deviation of the tested 2D joints, screen units: that of their source, and
+    ``--keypoint_noise``. None where that of the source is not known."""
+    of_source = SCREEN_SIGMAS.get(args.keypoints)
+    return None if of_source is None else math.hypot(of_source, PIXEL * args.keypoint_noise)
 
 
 def check_cameras(dataset: PoseDataset, remedy: str) -> None:
@@ -289,7 +298,7 @@ def build_lifter(
         amp=args.amp,
         post_refine=PoseRefine(args.joints) if refined else None,
         true_root_depth=getattr(args, "root_depth", "gt") == "gt",
-        screen_sigma=SCREEN_SIGMAS.get(args.keypoints) if args.ray_fit else None,
+        screen_sigma=screen_sigma_at_test(args) if args.ray_fit else None,
     )
     if source:
         lifter.persons = _persons_of(source.path, source.checkpoint)

@@ -1,5 +1,5 @@
 """Tests beside the protocol: of a network told a wrong camera, seeing through a turned one, or
-given another detector's joints."""
+given another detector's joints or noisy ones."""
 
 import math
 from dataclasses import replace
@@ -9,6 +9,7 @@ import torch
 from common.camera import reproject, rotation_about
 from common.errors import UserError
 from common.input_view import rotate
+from data.noise import PIXEL
 from data.pose_dataset import PoseDataset, shift_batch
 from data.shifts import shift_of_detector
 from training.lifter import Lifter, check_cameras
@@ -22,6 +23,7 @@ def with_other_cameras(
     focal_scale: float,
     lifter: Lifter,
     joints_of: str | None = None,
+    keypoint_noise: float = 0.0,
 ) -> tuple[PoseDataset, dict[str, str]]:
     """The data set as it is to be tested, and remarks on what was changed, by the flags' names.
 
@@ -30,6 +32,7 @@ def with_other_cameras(
         focal_scale: see ``with_focal_scale``.
         lifter: that is to be tested.
         joints_of: see ``with_joints_of``; None leaves the joints where they are.
+        keypoint_noise: pixels at image width 1,000, see ``with_keypoint_noise``.
 
     Raises:
         UserError: the change is not possible, or changes nothing.
@@ -56,6 +59,11 @@ def with_other_cameras(
         dataset = with_focal_scale(dataset, focal_scale)
         remarks["focal_scale"] = (
             f"the focal length is wrong on purpose, by a factor of {focal_scale:g}"
+        )
+    if keypoint_noise:
+        dataset = with_keypoint_noise(dataset, keypoint_noise)
+        remarks["keypoint_noise"] = (
+            f"the 2D joints have noise of {keypoint_noise:g} px at width 1,000 on purpose"
         )
     return dataset, remarks
 
@@ -103,3 +111,14 @@ def with_focal_scale(dataset: PoseDataset, factor: float) -> PoseDataset:
     are what the true camera saw."""
     scale = dataset.intrinsics.new_tensor([factor, factor, 1, 1, 1, 1, 1, 1, 1])
     return replace(dataset, intrinsics=dataset.intrinsics * scale)
+
+
+def with_keypoint_noise(dataset: PoseDataset, pixels: float) -> PoseDataset:
+    """The poses with independent Gaussian noise on their 2D joints, the same in each call.
+
+    Args:
+        pixels: its standard deviation along x and y at image width 1,000.
+    """
+    exact = dataset.inputs_2d
+    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0))
+    return replace(dataset, inputs_2d=exact + pixels * PIXEL * noise.to(exact.device))

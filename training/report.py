@@ -36,7 +36,10 @@ _TITLES = {
 }
 PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # Fields of a header that a figure must not be read without.
-REMARKS = ("root_depth", "intrinsics", "joints_of", "pan", "focal_scale", "ray_fit", "known")
+REMARKS = (
+    "root_depth", "intrinsics", "joints_of", "pan", "focal_scale", "keypoint_noise", "ray_fit",
+    "known",
+)  # fmt: skip
 RESULTS_KIND = "results"
 _KEYS_OF_RESULTS = ("model", "protocol", "results")
 _PICTURED = 4
@@ -50,8 +53,8 @@ class Header:
         parameters, multiply_adds_a_pose: of all networks together.
         departures: settings of the training that are not the published ones; None where a
             checkpoint does not record them.
-        intrinsics, root_depth, joints_of, pan, focal_scale, ray_fit: remarks on what the figures
-            depend on.
+        intrinsics, root_depth, joints_of, pan, focal_scale, keypoint_noise, ray_fit: remarks on
+            what the figures depend on.
         known, bodies: of ``KnownAtTest``: its remark, and the persons.
         root_position_error_mm: of ``root_errors``.
     """
@@ -73,6 +76,7 @@ class Header:
     joints_of: str | None = None
     pan: str | None = None
     focal_scale: str | None = None
+    keypoint_noise: str | None = None
     ray_fit: str | None = None
     known: str | None = None
     bodies: dict[str, dict[str, Any]] | None = None

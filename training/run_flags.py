@@ -14,8 +14,8 @@ from training.flag_types import Add, Switch
 # Those that belong to one call and not to a run's settings: a resumed run does not take them over.
 CALL_FLAGS = (
     "evaluate", "resume", "results", "device", "checkpoint", "name", "pan", "focal_scale",
-    "ray_fit", "joints_of", "body", "gravity", "body_size", "check_data", "save_every", "on_nan",
-    "fallback_dir", "deterministic", "draw",
+    "keypoint_noise", "ray_fit", "joints_of", "body", "gravity", "body_size", "check_data",
+    "save_every", "on_nan", "fallback_dir", "deterministic", "draw",
 )  # fmt: skip
 # What only a training uses; beside --evaluate it changes nothing.
 _OF_TRAINING = {
@@ -84,6 +84,9 @@ def add_run_flags(group: Callable[[str], Add]) -> None:
         help="test: turn the cameras so far to the right (below 0: left)")
     add("--focal_scale", type=types.positive, default=1.0, metavar="F",
         help="test: a focal length wrong by this factor (networks on rays, or refinement)")
+    add("--keypoint_noise", type=types.non_negative, default=0.0, metavar="PX",
+        help="test: add Gaussian noise of this standard deviation along x and y to the 2D joints, "
+        "in pixels at width 1,000; --ray_fit and --body know it")
     add("--ray_fit", action=Switch, default=False,
         help="test: put the poses on the rays of their 2D joints (gt or noisy); needs the cameras")
     add("--body", choices=("unknown", "medians", "calibrate", "oracle"), default="unknown",

@@ -241,7 +241,7 @@ def _check_mode(
     changed = defaults is not None and args.recipe != defaults.get("recipe")
     if args.resume and "recipe" in typed and changed:
         parser.error("--recipe is for a new run: a resumed one keeps its own flags")
-    for key in ("pan", "focal_scale", "ray_fit", "joints_of"):
+    for key in ("pan", "focal_scale", "keypoint_noise", "ray_fit", "joints_of"):
         if getattr(args, key) != parser.get_default(key) and not args.evaluate:
             parser.error(f"--{key} is for testing: give --evaluate CKPT")
 
