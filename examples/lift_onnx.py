@@ -2,7 +2,7 @@
 
 keypoints.npy is (T, J, 2), pixels, in the order of the joints that this program prints. The camera
 is taken to see FOV degrees from left to right, if the network needs a camera. TOLD is an .npz file
-of what is known of "proportions", "size" and "up", for each image or once for all.
+of what is known of "proportions", "size", "up" and "screen_sigma", for each image or once for all.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 FOV = 50.0
-TOLD = ("proportions", "size", "up")
+TOLD = ("proportions", "size", "up", "screen_sigma")
 
 
 def main(model: str, keypoints: str, width: int, height: int, told: str = "") -> np.ndarray:

@@ -85,7 +85,8 @@ def calibrate(
     """
     if reason := _why_not(len(keypoints), screen_sigma):
         return Body(reason)
-    fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1), screen_sigma)
+    lifter = lifter.seeing(screen_sigma)
+    fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1))
     factors = torch.stack([fit.fitted(seed) for seed in seeds])
     with torch.no_grad():
         best = int(torch.stack([fit.misfit(row, fit.judged) for row in factors]).argmin())
@@ -240,6 +241,7 @@ def _placed(
 ) -> Tensor:
     """Poses (N, J, 3) at their place in camera space: on the rays if the 2D joints' error is
     known, or else the network's at its solved translation."""
+    lifter = lifter.seeing(screen_sigma)
     lifter.network.eval()
     placed = []
     for rows in torch.arange(len(screen), device=screen.device).split(_AT_ONCE):
@@ -249,7 +251,7 @@ def _placed(
             straight = remove_distortion(uv, cameras)
             placed.append(pose + solve_translation(pose, straight, cameras).unsqueeze(1))
         else:
-            placed.append(lifter.on_rays(pose, uv, cameras, told, screen_sigma))
+            placed.append(lifter.on_rays(pose, uv, cameras, told))
     return torch.cat(placed)
 
 
@@ -260,7 +262,6 @@ class _Calibration:
     lifter: Lifter
     screen: Tensor
     intrinsics: Tensor
-    screen_sigma: float
 
     @cached_property
     def start(self) -> Tensor:
@@ -273,7 +274,7 @@ class _Calibration:
     @cached_property
     def middle(self) -> Tensor:
         """(J - 1,) the medians of the network's poses."""
-        found = medians(self.lifter, self.screen, self.intrinsics, self.screen_sigma)
+        found = medians(self.lifter, self.screen, self.intrinsics, self.lifter.screen_sigma)
         return found.known(1, self.lifter.skeleton).proportions[0].to(self.screen)
 
     @cached_property
@@ -298,7 +299,7 @@ class _Calibration:
         pose = self.lifter.lift(screen, intrinsics, known)
         lengths = known.lengths_of(pose, self.lifter.skeleton)
         given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
-        left = ray_misfit(pose, *given, lengths, self.screen_sigma)
+        left = ray_misfit(pose, *given, lengths, self.lifter.screen_sigma)
         prior = (factors / _PRIOR_SIGMA).square().sum() / len(rows)
         return left.log1p().mean() + prior
 
