@@ -100,7 +100,8 @@ def train(
     """Train to the last epoch, test after each one, and report."""
     lifter.persons = lifter.persons or person_statistics(train_set)
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
-    loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
+    loader = training_loader(args, train_set, lifter.input_sigma)
+    test_loader = evaluation_loader(test_set)
     check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
     tested = lifter.with_networks(training.tested_networks())

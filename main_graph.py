@@ -150,7 +150,8 @@ def train(
     """Train to the last epoch, test after each one, and report."""
     lifter.persons = lifter.persons or person_statistics(train_set)
     header = describe(lifter, test_set, args.keypoints, departures(settings_of(args), SCRIPT))
-    loader, test_loader = training_loader(args, train_set), evaluation_loader(test_set)
+    loader = training_loader(args, train_set, lifter.input_sigma)
+    test_loader = evaluation_loader(test_set)
     check_step_fits(args, SCRIPT, lifter, loader)
     training = build_training(args, lifter, loader.epoch_steps)
     accelerate(training.all_networks(), test_set.inputs_2d.device, args.compile, args.tf32)

@@ -19,7 +19,7 @@ from models.norm import NORMS
 from training import flag_types as types
 from training import settings
 from training.flag_types import Add, Switch, flag_groups
-from training.pose_flags import add_pose_flags
+from training.pose_flags import add_pose_flags, add_tell_flags
 from training.published_flags import add_inert_flags
 from training.run_flags import add_run_flags
 
@@ -64,6 +64,7 @@ GROUND_TRUTH = {  # main_gcn.py
     "root_view": False,  # rays as seen by a camera that looks at the root
     "tell_body": False,  # the network can be told a person's proportions and size
     "tell_gravity": False,  # the network can be told where up is
+    "tell_noise": False,  # the network can be told how exact the 2D joints are
     "augment": False,  # train on changed bodies, turned and mirrored
     "bone_sigma": 0.05,  # augmentation: bone lengths times exp(N(0, sigma))
     "size_sigma": 0.03,  # augmentation: body size times exp(N(0, sigma))
@@ -123,6 +124,7 @@ DETECTED = {  # main_graph.py
     "root_view": False,  # rays as seen by a camera that looks at the root
     "tell_body": False,  # the network can be told a person's proportions and size
     "tell_gravity": False,  # the network can be told where up is
+    "tell_noise": False,  # the network can be told how exact the 2D joints are
     "augment": False,  # train on changed bodies, turned and mirrored
     "bone_sigma": 0.05,  # augmentation: bone lengths times exp(N(0, sigma))
     "size_sigma": 0.03,  # augmentation: body size times exp(N(0, sigma))
@@ -301,9 +303,7 @@ def _recipe_flags(add: Add, schedule: str) -> None:
     add("--root_view", action=Switch,
         help="the network sees the rays of a camera that looks at the root, and the direction of "
         "the root: it needs the cameras' intrinsics")
-    add("--tell_body", action=Switch,
-        help="the network can be told the proportions and the size of the person")
-    add("--tell_gravity", action=Switch, help="the network can be told where up is")
+    add_tell_flags(add)
     add_pose_flags(add)
     add("--optimizer", type=str.lower, choices=("adam", "adamw", "sgd"),
         help="adamw and sgd decay the weights; sgd has momentum 0.9 (Nesterov)")

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.body:
         told = replace(told, body=_known_body(Path(args.body), lifter))
     told.check_network(lifter, args.calibrate)
+    told.check_keypoint_error(lifter, args.calibrate)
     if args.stream:
         stream = Stream(lifter, args.format, args.size, told, args.smooth is not None)
         lift_lines(sys.stdin.buffer, _write_at_once, stream)

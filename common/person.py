@@ -1,4 +1,5 @@
-"""What is known of a person beside the 2D joints: proportions, size, and where up is.
+"""What is known of a person beside the 2D joints: proportions, size, where up is, and how exact the
+joints are.
 
 The length of a bone is a proportion of the body times the size of the body. Both can be known
 apart: 2D joints alone tell the proportions of a person, and never the size.
@@ -27,11 +28,14 @@ class Known:
         size: (B,) metres: the mean of all J - 1 bone lengths of the body, so that the mean of its
             proportions is 1.
         up: (B, 3) unit vectors, the upward direction in camera space.
+        screen_sigma: (B,) standard deviations of the 2D joints' errors along x and y, screen
+            units; 0 for exact joints.
     """
 
     proportions: Tensor | None = None
     size: Tensor | None = None
     up: Tensor | None = None
+    screen_sigma: Tensor | None = None
 
     def lengths_of(self, pose: Tensor, skeleton: Skeleton) -> Tensor:
         """The bone lengths (B, J - 1) that are known of poses (B, J, 3), metres. A size that is not

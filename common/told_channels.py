@@ -1,4 +1,4 @@
-"""Input channels that tell a network whose body it sees and where up is.
+"""Input channels that tell a network whose body it sees, where up is, and how exact the joints are.
 
 They follow the channels of ``common.input_view`` and are zero for everything that is not known.
 """
@@ -12,6 +12,7 @@ from common.input_view import rotate
 from common.person import Known, PersonStatistics
 
 _SCALE = 20.0  # bodies differ by some percent: this gives the channels the magnitude of the others
+_HALF_SIGMA = 0.004  # screen units, 2 px at width 1,000: the channel of the noise is 1/2
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,18 @@ class ToldChannels:
             the size over the mean size, minus 1, times 20; 1 if it is known, else 0.
         gravity: each joint has three more channels: the upward direction in the space of the input
             view, a unit vector.
+        noise: each joint has one more channel: s / (s + 2 px) of the standard deviation s of the 2D
+            joints at image width 1,000, so that one pixel is told from none.
     """
 
     body: bool = False
     gravity: bool = False
+    noise: bool = False
 
     @property
     def count(self) -> int:
         """Channels of a joint."""
-        return 4 * self.body + 3 * self.gravity
+        return 4 * self.body + 3 * self.gravity + self.noise
 
     def appended(
         self,
@@ -40,6 +44,7 @@ class ToldChannels:
         known: Known | None,
         rotation: Tensor | None,
         statistics: PersonStatistics | None,
+        screen_sigma: float = 0.0,
     ) -> Tensor:
         """The network's input (B, J, C) -> the same with the channels behind it.
 
@@ -47,6 +52,7 @@ class ToldChannels:
             known: of the B poses; None where nothing is.
             rotation: (B, 3, 3) from camera space to that of the input view, None where it is that.
             statistics: of the training persons; needed for ``body``.
+            screen_sigma: that of ``Known`` for the poses of which it is not known.
         """
         known, channels = known or Known(), [inputs]
         if self.body:
@@ -56,6 +62,13 @@ class ToldChannels:
         elif self.gravity:
             turned = rotate(known.up.unsqueeze(1), rotation).nan_to_num()
             channels.append(turned.expand(-1, inputs.shape[1], -1))
+        if self.noise:
+            sigma = known.screen_sigma
+            if sigma is None:
+                sigma = inputs.new_full(inputs.shape[:1], torch.nan)
+            sigma = torch.where(sigma.isnan(), screen_sigma, sigma)
+            channel = (sigma / (sigma + _HALF_SIGMA)).view(-1, 1, 1)
+            channels.append(channel.expand(-1, inputs.shape[1], -1))
         return torch.cat(channels, dim=2)
 
     def _of_body(self, inputs: Tensor, known: Known, statistics: PersonStatistics) -> list[Tensor]:

@@ -277,6 +277,10 @@ class PoseLoader:
             if self.telling:
                 of_pose = (batch.targets_3d, batch.up, self.dataset.skeleton)
                 known = self.telling.known_of(*of_pose, epoch, batch_id)
+                if self.telling.noise:
+                    screen, sigma = self.telling.with_noise(batch.inputs_2d, batch_id)
+                    batch = replace(batch, inputs_2d=screen)
+                    known = replace(known, screen_sigma=sigma)
                 batch = replace(batch, known=known)
             yield batch
 

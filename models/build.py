@@ -23,7 +23,7 @@ MODELS = {
 }
 DEFAULT = "mgcn"  # and the network of old checkpoints, which do not name theirs
 # What a network is given, see ``common.input_view`` and ``common.told_channels``.
-INPUT_ARGUMENTS = ("camera_rays", "root_view", "tell_body", "tell_gravity")
+INPUT_ARGUMENTS = ("camera_rays", "root_view", "tell_body", "tell_gravity", "tell_noise")
 # Arguments that no class takes: its name, its skeleton, and its input.
 _NOT_OF_CLASS = ("name", "joints", *INPUT_ARGUMENTS)
 

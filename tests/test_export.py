@@ -29,8 +29,8 @@ def checkpoint(tmp_path):
     def write(name="gcn", rays=False, refined=False, told=False):
         arguments = {
             "name": name, "joints": 16, "hid_dim": 4, "num_layers": 1,
-            "in_dim": (4 if rays else 2) + 7 * told, "camera_rays": rays, "root_view": rays,
-            "tell_body": told, "tell_gravity": told,
+            "in_dim": (4 if rays else 2) + 8 * told, "camera_rays": rays, "root_view": rays,
+            "tell_body": told, "tell_gravity": told, "tell_noise": told,
         }  # fmt: skip
         weights = build_model(arguments).state_dict()
         for values in weights.values():
@@ -64,7 +64,7 @@ def known_of(count: int) -> Known:
     """All of the first pose, nothing of the second, and no size of the others."""
     known = Known(
         1 + 0.1 * torch.randn(count, 15), 0.25 + 0.02 * torch.randn(count),
-        normalize(torch.randn(count, 3), dim=1),
+        normalize(torch.randn(count, 3), dim=1), 0.01 + 0.01 * torch.rand(count),
     )  # fmt: skip
     known.size[2:] = torch.nan
     for values in vars(known).values():
@@ -168,7 +168,7 @@ def test_an_onnx_is_told_what_is_known(with_onnx, checkpoint, call, example, tmp
 def test_the_bare_network_that_can_be_told_as_onnx(with_onnx, checkpoint, call, tmp_path):
     path, out = checkpoint(rays=True, told=True), tmp_path / "p.onnx"
     status, printed, _ = call(export.main, path, "-o", out, "--no-input_view")
-    assert status == 0 and "keypoints: (batch, 16, 11)" in printed and "\nup: " not in printed
+    assert status == 0 and "keypoints: (batch, 16, 12)" in printed and "\nup: " not in printed
 
 
 def test_a_missing_package_is_named_with_the_file_of_requirements(

@@ -123,6 +123,18 @@ def test_a_network_is_told_what_is_known(lifter, pixels, truth, body):
     assert lift(lifter, pixels).clip().up == LEVEL_UP and lift(lifter, pixels).up is None
 
 
+def test_a_network_is_told_how_exact_the_keypoints_are(plain, pixels):
+    told = replace(plain, told=ToldChannels(noise=True))
+    line = "2D joints that are off by {} px at width 1,000"
+    found = lift(told, pixels)
+    assert torch.allclose(told.network.inputs[..., 2:], torch.tensor(10 / 12))
+    assert line.format(10) in found.assumed
+    found = lift(told, pixels, keypoint_error=2)
+    assert torch.allclose(told.network.inputs[..., 2:], torch.tensor(0.5))
+    assert line.format(2) in found.known and line.format(10) not in found.assumed
+    Given(keypoint_error=2).check_keypoint_error(told, calibrate=False)
+
+
 def test_a_known_size_is_that_of_the_poses_and_of_the_place(plain, pixels, truth, body):
     sized = body.with_size(size_of(truth), "measured")
     found, without = (lift(plain, pixels, **told) for told in ({"body": sized}, {}))

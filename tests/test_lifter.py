@@ -148,7 +148,7 @@ def test_known_lengths_are_imposed_on_the_rays_where_they_are_known(h36m_folder)
     (dataset,) = load_h36m(h36m_folder)
     batch = dataset.batch(torch.arange(30))
     pose = 1.1 * batch.targets_3d + 0.03 * torch.randn(30, 16, 3)
-    lifter = Lifter(Stub(pose), {}, InputView(), H36M_16, screen_sigma=0.0)
+    lifter = Lifter(Stub(pose), {}, InputView(), H36M_16, screen_sigma=0.0, ray_fit=True)
     proportions, size = proportions_and_size(batch.targets_3d, H36M_16)
     proportions[::2], size[:15] = torch.nan, torch.nan
     found = lifter.tested_pose(batch, known=Known(proportions, size))

@@ -248,7 +248,7 @@ def test_cameras_have_to_be_known(h36m_folder):
     unknown = replace(dataset, intrinsics=torch.full_like(dataset.intrinsics, torch.nan))
     lifter = Lifter(torch.nn.Identity(), {}, InputView(), H36M_16)
     lifter.check_data(unknown)
-    fitting = replace(lifter, screen_sigma=0.0)
+    fitting = replace(lifter, screen_sigma=0.0, ray_fit=True)
     fitting.check_data(dataset)
     with pytest.raises(UserError, match="cameras of h36m are not known: leave out --ray_fit"):
         fitting.check_data(unknown)

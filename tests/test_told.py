@@ -22,13 +22,13 @@ from data.telling import Telling
 from models.build import MODELS
 from tests.conftest import SLICE, load_h36m, make_h36m
 from training.checkpoint import load_checkpoint
-from training.lifter import Lifter, build_lifter, load_lifter
+from training.lifter import Lifter, build_lifter, known_screen_sigma, load_lifter
 from training.load_data import training_loader
 from training.person_statistics import person_statistics, with_errors
 
 MEANS = tuple(torch.linspace(0.6, 1.4, 15).tolist())
 STATISTICS = PersonStatistics(MEANS, 0.25, 0.07, 0.0, (0.004,) * 15, 0.006)
-TOLD = ["--tell_body", "--tell_gravity"]
+TOLD = ["--tell_body", "--tell_gravity", "--tell_noise"]
 
 
 def appended(known, told, rotation=None):
@@ -63,9 +63,19 @@ def test_the_vertical_is_three_channels_in_the_space_of_the_view():
         assert torch.allclose(found[row], (rotation[row] @ up[row]).expand(16, 3), atol=1e-6)
 
 
-@pytest.mark.parametrize("told", [ToldChannels(True, True), ToldChannels(True), ToldChannels()])
+def test_the_noise_of_the_2d_joints_is_a_channel():
+    told, pixel = ToldChannels(noise=True), 0.002
+    known = Known(screen_sigma=torch.tensor([0, 2 * pixel, torch.nan]))
+    found = told.appended(torch.ones(3, 16, 2), known, None, None, screen_sigma=6 * pixel)[..., 2:]
+    assert torch.allclose(found, torch.tensor([0, 0.5, 0.75]).view(3, 1, 1).expand(3, 16, 1))
+    assert not appended(None, told).count_nonzero()
+
+
+@pytest.mark.parametrize(
+    "told", [ToldChannels(True, True, True), ToldChannels(True), ToldChannels()]
+)
 def test_channels_of_what_is_not_known_are_zero(told):
-    unknown = Known(*(torch.full(shape, torch.nan) for shape in ((3, 15), (3,), (3, 3))))
+    unknown = Known(*(torch.full(shape, torch.nan) for shape in ((3, 15), (3,), (3, 3), (3,))))
     for known in (None, Known(), unknown):
         found = appended(known, told)
         assert found.shape[2] == told.count and not found.count_nonzero()
@@ -148,6 +158,45 @@ def test_telling_draws_no_random_number_of_others_and_is_the_same_after_a_stop(h
     assert error.nan_to_num().abs().max() < 0.08 and error.isfinite().any()
 
 
+def test_a_quarter_of_the_poses_has_noise_that_is_told(h36m_folder):
+    (dataset,) = load_h36m(h36m_folder)
+    plain = PoseLoader(dataset, 512, flips=True, telling=Telling(True, True, last_epoch=9))
+    telling = replace(plain.telling, noise=True, screen_sigma=0.004)
+    before, after = (
+        list(replace(plain, telling=t).shuffled_batches(1)) for t in (plain.telling, telling)
+    )
+    for a, b in zip(before, after, strict=True):
+        for key in ("proportions", "size", "up"):
+            assert torch.equal(*(getattr(x.known, key).nan_to_num() for x in (a, b)))
+        assert torch.equal(a.targets_3d, b.targets_3d) and a.known.screen_sigma is None
+    told = torch.cat([b.known.screen_sigma for b in after])
+    moved = [b.inputs_2d - a.inputs_2d for a, b in zip(before, after, strict=True)]
+    added = (told.square() - 0.004**2).clamp_min(0).sqrt()
+    noise = torch.cat(moved)
+    exact = noise.flatten(1).abs().amax(dim=1) == 0
+    assert torch.allclose(added[exact], torch.zeros(()), atol=1e-5)
+    assert exact.float().mean() == pytest.approx(0.75, abs=0.1)
+    added, noise = added[~exact], noise[~exact]
+    assert added.min() > 0.3 * 0.002 - 1e-5 and added.max() < 15 * 0.002 + 1e-5
+    assert (noise.flatten(1).std(dim=1) / added).median() == pytest.approx(1, abs=0.1)
+
+
+def test_the_error_that_is_told_is_the_source_s_or_that_of_the_training():
+    lifter = Lifter(Recorder(), {}, InputView(), H36M_16, told=ToldChannels(noise=True))
+    assert lifter.input_sigma == 0.0
+    lifter.persons = replace(STATISTICS, screen_sigma=0.006)
+    assert lifter.input_sigma == 0.006 and lifter.seeing(None) is lifter
+    screen = torch.zeros(2, 16, 2)
+    for found, channel in ((lifter, 0.6), (lifter.seeing(0.004), 0.5), (lifter.seeing(0.0), 0.0)):
+        found.lift(screen, None)
+        assert torch.allclose(found.network.inputs[..., 2], torch.tensor(channel))
+    args = opt.parse_gcn(["--keypoints", "noisy"])
+    args.keypoint_noise = 10.0
+    assert known_screen_sigma(args) == pytest.approx(0.02 * 2**0.5)
+    args.keypoints = "cpn"
+    assert known_screen_sigma(args) is None
+
+
 def test_a_tilted_pose_is_told_its_own_vertical(h36m_folder):
     (dataset,) = load_h36m(h36m_folder)
     before = dataset.batch(torch.arange(len(dataset)))
@@ -219,7 +268,7 @@ def test_every_model_is_told(name, h36m_folder):
     args = opt.parse_gcn(["--model", name, "-z", "16", "-l", "1", *TOLD])
     lifter = build_lifter(args, "main_gcn", None)
     lifter.persons = person_statistics(dataset)
-    assert lifter.arguments["in_dim"] == 9
+    assert lifter.arguments["in_dim"] == 10
     batch = next(iter(training_loader(args, dataset).shuffled_batches(1)))
     pose, *_ = lifter.pose_and_target(batch)
     lifter.network.eval()
@@ -246,7 +295,8 @@ def run(call, main, *flags):
 
 
 def test_a_told_run_is_resumed_tested_and_read_with_its_persons(call, tmp_path):
-    flags = [*SLICE, "--recipe", "person", "--warmup", "1", "-c", tmp_path, "--name", "run"]
+    flags = [*SLICE, "--recipe", "person", "--tell_noise", "--warmup", "1", "-c", tmp_path]
+    flags += ["--name", "run"]
     run(call, main_gcn.main, *flags, "-e", 1)
     last = tmp_path / "run" / "ckpt_last.pth.tar"
     before = load_checkpoint(last)["persons"]
@@ -256,14 +306,15 @@ def test_a_told_run_is_resumed_tested_and_read_with_its_persons(call, tmp_path):
         assert whole["persons"][key] == before[key]
     assert len(before["joint_sigmas"]) == 16
     assert whole["persons"]["joint_sigmas"] != before["joint_sigmas"]
-    assert whole["model"]["in_dim"] == 11 and whole["model"]["tell_gravity"]
+    assert whole["model"]["in_dim"] == 12 and whole["model"]["tell_gravity"]
     results = tmp_path / "r.json"
     out = run(call, main_gcn.main, *SLICE, "--evaluate", last, "--results", results)
     assert "tell_body True" in out
+    assert "the network is told that 2D joints are off by 0 px at width 1,000" in out
     found = json.loads(results.read_text())["results"]["evaluated"]["mpjpe_mm"]
     assert found == pytest.approx(whole["last"]["mpjpe_mm"], abs=1e-3)
     lifter = load_lifter(last, None)
-    assert lifter.told == ToldChannels(True, True)
+    assert lifter.told == ToldChannels(True, True, True)
     assert lifter.persons == PersonStatistics.of(whole["persons"])
     del whole["persons"]
     torch.save(whole, tmp_path / "lost.pth.tar")
@@ -279,7 +330,7 @@ def test_sigmas_of_the_checkpoint_are_those_of_the_fit(h36m_folder, monkeypatch)
     monkeypatch.setattr(
         "training.lifter.fit_to_rays", lambda pose, *a, **o: given.append(a[3]) or pose
     )
-    lifter = Lifter(Recorder(), {}, InputView(), H36M_16, screen_sigma=0.0)
+    lifter = Lifter(Recorder(), {}, InputView(), H36M_16, screen_sigma=0.0, ray_fit=True)
     batch = dataset.batch(torch.arange(4))
     own = replace(STATISTICS, joint_sigmas=(0.1,) * 16)
     for persons in (None, STATISTICS, own):

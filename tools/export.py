@@ -10,7 +10,8 @@ the refinement where there is one. Its results are compared with torch's before 
 ``docs/deploy.md`` describes inputs and outputs; the file's metadata do so too. ``pip install -r
 requirements-export.txt`` installs what ONNX needs.
 
-A network that can be told a body or where up is has inputs for them: NaN says "not known".
+A network that can be told a body, where up is, or how exact the keypoints are has inputs for them:
+NaN says "not known".
 """
 
 import argparse
@@ -55,6 +56,8 @@ _TOLD = {
     "size": "(batch,) float32: the mean length of all bones of the person, metres",
     "up": "(batch, 3) float32: the upward direction in camera space, a unit vector; (0, -1, 0) if "
     "the camera is level",
+    "screen_sigma": "(batch,) float32: the standard deviation of the keypoints along u and v; 0 "
+    "for exact ones",
 }
 _OPTIONAL = "; optional: NaN in the whole row of a pose says that it is not known"
 
@@ -87,6 +90,7 @@ class Program(nn.Module):
         """The inputs, of those of ``Known``, that the file has."""
         told = self.lifter.told
         names = ("proportions", "size") * told.body + ("up",) * told.gravity
+        names += ("screen_sigma",) * told.noise
         return names if self.with_view else ()
 
     def forward(
@@ -96,10 +100,12 @@ class Program(nn.Module):
         proportions: Tensor | None = None,
         size: Tensor | None = None,
         up: Tensor | None = None,
+        screen_sigma: Tensor | None = None,
     ) -> Tensor:
         """(B, J, 2 or in_dim), (B, 9) where it is used, and the values of ``Known`` -> poses
         (B, J, 3), root at zero."""
-        return self._poses(self.lifter, keypoints, intrinsics, Known(proportions, size, up))
+        known = Known(proportions, size, up, screen_sigma)
+        return self._poses(self.lifter, keypoints, intrinsics, known)
 
     def expected(
         self, keypoints: Tensor, intrinsics: Tensor | None = None, **told: Tensor
@@ -152,9 +158,10 @@ class Program(nn.Module):
             points = world_to_camera(points, camera.rotation, camera.translation)
             intrinsics = camera.intrinsics.expand(len(points), 9)
             told = (*proportions_and_size(points, skeleton), camera.up.repeat(len(points), 1))
-            parts.append((project(points, intrinsics), intrinsics, *told))
+            sigma = torch.linspace(0, 0.03, len(points))
+            parts.append((project(points, intrinsics), intrinsics, *told, sigma))
         screen, intrinsics, *told = (torch.cat(p)[:count].float() for p in zip(*parts, strict=True))
-        for values, turn in zip(told, (2, 3, 5), strict=True):
+        for values, turn in zip(told, (2, 3, 5, 7), strict=True):
             values[1::turn] = torch.nan
         known = dict(zip(_TOLD, told, strict=True))
         if not self.with_view:

@@ -89,7 +89,8 @@ def calibrate(
     """
     if reason := _why_not(len(keypoints), screen_sigma):
         return Body(reason)
-    fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1), screen_sigma)
+    lifter = lifter.seeing(screen_sigma)
+    fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1))
     factors = torch.cat([fit.fitted(seed) for seed in seeds])
     with torch.no_grad():
         misfits = torch.stack([fit.misfit(row.unsqueeze(0), fit.judged) for row in factors])
@@ -243,6 +244,7 @@ def _placed(
 ) -> Tensor:
     """Poses (N, J, 3) at their place in camera space: on the rays if the 2D joints' error is
     known, or else the network's at its solved translation."""
+    lifter = lifter.seeing(screen_sigma)
     lifter.network.eval()
     placed = []
     for rows in torch.arange(len(screen), device=screen.device).split(_AT_ONCE):
@@ -252,7 +254,7 @@ def _placed(
             straight = remove_distortion(uv, cameras)
             placed.append(pose + solve_translation(pose, straight, cameras).unsqueeze(1))
         else:
-            placed.append(lifter.on_rays(pose, uv, cameras, told, screen_sigma))
+            placed.append(lifter.on_rays(pose, uv, cameras, told))
     return torch.cat(placed)
 
 
@@ -263,7 +265,6 @@ class _Calibration:
     lifter: Lifter
     screen: Tensor
     intrinsics: Tensor
-    screen_sigma: float
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
@@ -277,7 +278,7 @@ class _Calibration:
     @cached_property
     def middle(self) -> Tensor:
         """(J - 1,) the medians of the network's poses."""
-        found = medians(self.lifter, self.screen, self.intrinsics, self.screen_sigma)
+        found = medians(self.lifter, self.screen, self.intrinsics, self.lifter.screen_sigma)
         return found.known(1, self.lifter.skeleton).proportions[0].to(self.screen)
 
     @cached_property
@@ -304,7 +305,7 @@ class _Calibration:
             pose = self.lifter.lift(screen, intrinsics, known)
             lengths = known.lengths_of(pose, self.lifter.skeleton)
             given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
-            costs.append(ray_misfit(pose, *given, lengths, self.screen_sigma))
+            costs.append(ray_misfit(pose, *given, lengths, self.lifter.screen_sigma))
         return torch.stack(costs)
 
     def misfit(self, factors: Tensor, rows: Tensor) -> Tensor:

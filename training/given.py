@@ -47,7 +47,8 @@ class Given:
             Without ``gravity`` the camera is held level.
         ray_fit: put the poses on the rays of the 2D joints, see ``common.ray_fit``.
         keypoint_error: standard deviation of the 2D joints along x and y, pixels in an image of
-            width 1,000; 0 for exact ones. ``ray_fit`` takes 10 if it is not told.
+            width 1,000; 0 for exact ones. ``ray_fit``, and networks that are told it, take 10 if it
+            is not known.
     """
 
     fov: float | None = None
@@ -119,6 +120,18 @@ class Given:
                 "weights trained with --tell_body"
             )
 
+    def check_keypoint_error(self, lifter: Lifter, calibrate: bool) -> None:
+        """
+        Raises:
+            UserError: the error of the 2D joints is told and would change nothing.
+        """
+        used = (calibrate, self.ray_fit, self.camera_height is not None, lifter.told.noise)
+        if self.keypoint_error is not None and not any(used):
+            raise UserError(
+                "--keypoint_error changes nothing alone: it is for --ray_fit, --calibrate, "
+                "--camera_height and weights trained with --tell_noise"
+            )
+
     def _body_is_used(self, lifter: Lifter) -> bool:
         """Whether the proportions change the poses, and not only their size."""
         return lifter.told.body or self.ray_fit
@@ -173,7 +186,7 @@ class Given:
 
     @property
     def fit_sigma(self) -> float:
-        """The error of the 2D joints that ``ray_fit`` takes, screen units."""
+        """The error of the 2D joints that ``ray_fit`` takes and networks are told, screen units."""
         return _KEYPOINT_ERROR / 500 if self.screen_sigma is None else self.screen_sigma
 
     def body_of(self, lifter: Lifter, screen: Tensor, camera: Tensor) -> Body:
@@ -230,7 +243,7 @@ class Given:
             words.append(f"a horizontal field of view of {_FOV:g} degrees")
         if self.camera_height is not None and self.gravity is None:
             words.append("a camera that is held level")
-        if self.ray_fit and self.keypoint_error is None:
+        if self.keypoint_error is None and (self.ray_fit or lifter.told.noise):
             words.append(f"2D joints that are off by {_KEYPOINT_ERROR:g} px at width 1,000")
         return words
 
@@ -269,12 +282,6 @@ def given_of(args: argparse.Namespace) -> Given:
             "--calibrate needs the camera, by --fov or --intrinsics, and the error of the 2D "
             "joints: --keypoint_error PX, 0 for exact ones"
         )
-    uses_error = args.calibrate or told.ray_fit or told.camera_height is not None
-    if told.keypoint_error is not None and not uses_error:
-        raise UserError(
-            "--keypoint_error changes nothing alone: it is for --ray_fit, --calibrate and "
-            "--camera_height"
-        )
     return told
 
 
@@ -311,4 +318,5 @@ def add_given_flags(parser: Parser) -> None:
         "nothing with a detector's")
     add("--keypoint_error", type=float, metavar="PX",
         help="standard deviation of the 2D joints in pixels at image width 1,000, for --calibrate, "
-        "--ray_fit (which takes 10 if it is not told) and --camera_height; 0 for exact ones")
+        "--ray_fit, --camera_height and models that can be told it; 0 for exact ones. --ray_fit "
+        "and such models take 10 if it is not given")

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.person import Known, proportions_and_size
 from data.pose_dataset import PoseBatch, PoseDataset
 from training.calibration import calibrate, medians, with_camera_height
-from training.lifter import Lifter, check_cameras, screen_sigma_at_test
+from training.lifter import Lifter, check_cameras
 
 _UNKNOWN = "unknown"
 _FLAGS = ("body", "gravity", "body_size")
@@ -133,7 +133,6 @@ def _body_of(
     count = min(len(rows), _MOST_FRAMES)
     batch = dataset.batch(rows[torch.arange(count, device=rows.device) * len(rows) // count])
     given = (lifter, batch.inputs_2d, batch.intrinsics)
-    sigma = screen_sigma_at_test(args)
     proportions, size = proportions_and_size(batch.targets_3d, dataset.skeleton)
     truth = by_bone(proportions.mean(dim=0), dataset.skeleton)
     if args.body == "oracle":
@@ -141,7 +140,7 @@ def _body_of(
     elif args.body == _UNKNOWN:
         body = Body("")
     else:
-        body = {"medians": medians, "calibrate": calibrate}[args.body](*given, sigma)
+        body = {"medians": medians, "calibrate": calibrate}[args.body](*given, lifter.screen_sigma)
     if args.body_size == "oracle":
         body = body.with_size(size.mean().item(), "is the true one")
     elif args.body_size == "camera_height":
@@ -149,5 +148,5 @@ def _body_of(
         height = dataset.camera_height[dataset.sequence[batch.index].long(), camera]
         # A number of a camera that is at another height in another sequence is another camera.
         camera = torch.stack([camera, height], dim=1).unique(dim=0, return_inverse=True)[1]
-        body = with_camera_height(body, *given, batch.up, height, camera, sigma)
+        body = with_camera_height(body, *given, batch.up, height, camera, lifter.screen_sigma)
     return body, truth

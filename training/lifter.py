@@ -30,14 +30,15 @@ from training.predicting import predict_track, smoothed
 from training.published_files import load_model_file, load_model_folder
 from training.settings import input_view, model_arguments, told_channels
 
-# --ray_fit: the standard deviation of the 2D joints in screen units, by their source. 0 is exact.
-# That of noisy, 10 px in an image of width 1,000, was chosen as docs/accuracy.md says.
+# For --ray_fit and --tell_noise: the standard deviation of the 2D joints in screen units, by their
+# source. 0 is exact. docs/accuracy.md says how that of noisy, 10 px at width 1,000, was chosen.
 SCREEN_SIGMAS = {"gt": 0.0, "noisy": 0.02}
+_NEED_PERSONS = ("tell_body", "tell_noise")
 _FIT_STEPS, _TOLD_FIT_STEPS = 4, 5  # of --ray_fit, without and with lengths
 
 
-def screen_sigma_at_test(args: argparse.Namespace) -> float | None:
-    """The standard deviation of the tested 2D joints, screen units: that of their source, and
+def known_screen_sigma(args: argparse.Namespace) -> float | None:
+    """The standard deviation of the 2D joints, screen units: that of their source, and
     ``--keypoint_noise``. None where that of the source is not known."""
     of_source = SCREEN_SIGMAS.get(args.keypoints)
     return None if of_source is None else math.hypot(of_source, PIXEL * args.keypoint_noise)
@@ -66,8 +67,10 @@ class Lifter:
         true_root_depth: refinement takes the root's depth from the ground truth.
         told: what the network can be told of a person and a camera beside the 2D joints.
         persons: statistics of the training persons; None where the checkpoint has none.
-        screen_sigma: tested poses, refined or not, are fitted to the rays of 2D joints with this
-            error, screen units; see ``common.ray_fit``. None leaves them as they are.
+        screen_sigma: standard deviation of the 2D joints along x and y, screen units; 0 for exact
+            ones, None where it is not known.
+        ray_fit: tested poses, refined or not, are fitted to the rays of their 2D joints, see
+            ``common.ray_fit``, where the error of these is known.
     """
 
     network: nn.Module
@@ -81,6 +84,7 @@ class Lifter:
     told: ToldChannels = field(default_factory=ToldChannels)
     persons: PersonStatistics | None = None
     screen_sigma: float | None = None
+    ray_fit: bool = False
 
     @classmethod
     def load(
@@ -137,6 +141,23 @@ class Lifter:
         """Input channels of a joint."""
         return self.input_view.in_dim + self.told.count
 
+    @property
+    def input_sigma(self) -> float:
+        """What the network is told of the 2D joints' error where ``Known`` does not say it, screen
+        units: an error that is not known is taken to be that of the training's 2D joints."""
+        if self.screen_sigma is not None:
+            return self.screen_sigma
+        return (self.persons and self.persons.screen_sigma) or 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether tested poses are fitted to rays."""
+        return self.ray_fit and self.screen_sigma is not None
+
+    def seeing(self, screen_sigma: float | None) -> "Lifter":
+        """The same for 2D joints with this error; None leaves what is known of it."""
+        return self if screen_sigma is None else replace(self, screen_sigma=screen_sigma)
+
     def networks(self) -> dict[str, nn.Module]:
         """All networks, by the keys of their weights in a checkpoint."""
         refinement = {"post_refine": self.post_refine} if self.post_refine else {}
@@ -160,7 +181,7 @@ class Lifter:
         """
         if self.post_refine:
             check_cameras(dataset, "use --no-post_refine")
-        if self.screen_sigma is not None:
+        if self.fits:
             check_cameras(dataset, "leave out --ray_fit")
         if self.input_view.uses_intrinsics:
             check_cameras(dataset, "this network needs them, use one without --camera_rays "
@@ -177,7 +198,8 @@ class Lifter:
     ) -> tuple[Tensor, Tensor | None]:
         """The network's input (B, J, in_dim), and its rotation as of ``InputView.apply``."""
         inputs, rotation = self.input_view.apply(screen, intrinsics)
-        return self.told.appended(inputs, known, rotation, self.persons), rotation
+        told = self.told.appended(inputs, known, rotation, self.persons, self.input_sigma)
+        return told, rotation
 
     def lift(self, screen: Tensor, intrinsics: Tensor | None, known: Known | None = None) -> Tensor:
         """Screen coordinates (B, J, 2) -> poses (B, J, 3), metres, camera space, near the root.
@@ -238,18 +260,16 @@ class Lifter:
             pose = self.lift(batch.inputs_2d, batch.intrinsics, known)
             pose = self.refine(pose, batch) if refined else pose
         pose = pose.float()
-        if self.screen_sigma is None:
+        if not self.fits:
             return pose
-        known, given = known or Known(), (batch.inputs_2d, batch.intrinsics)
-        return root_centred(self.on_rays(pose, *given, known, self.screen_sigma))
+        return root_centred(self.on_rays(pose, batch.inputs_2d, batch.intrinsics, known or Known()))
 
-    def on_rays(
-        self, pose: Tensor, screen: Tensor, intrinsics: Tensor, known: Known, screen_sigma: float
-    ) -> Tensor:
+    def on_rays(self, pose: Tensor, screen: Tensor, intrinsics: Tensor, known: Known) -> Tensor:
         """Poses (B, J, 3) fitted to the rays of their 2D joints, at their place in camera space.
+        The error of these is that of :attr:`screen_sigma`, which must be known.
 
         Args:
-            pose, screen, intrinsics, screen_sigma: see ``common.ray_fit.fit_to_rays``.
+            pose, screen, intrinsics: see ``common.ray_fit.fit_to_rays``.
             known: of the B persons; proportions that are known are imposed.
         """
         lengths = known.lengths_of(pose, self.skeleton)
@@ -264,7 +284,7 @@ class Lifter:
                     self.skeleton,
                     self.sigmas,
                     lengths[rows] if rows is told else None,
-                    screen_sigma,
+                    self.screen_sigma,
                     steps=steps,
                 )
         return fitted
@@ -304,7 +324,8 @@ def build_lifter(
         amp=args.amp,
         post_refine=PoseRefine(args.joints) if refined else None,
         true_root_depth=getattr(args, "root_depth", "gt") == "gt",
-        screen_sigma=screen_sigma_at_test(args) if args.ray_fit else None,
+        screen_sigma=known_screen_sigma(args),
+        ray_fit=args.ray_fit,
     )
     if source:
         lifter.persons = _persons_of(source.path, source.checkpoint)
@@ -322,10 +343,10 @@ def _persons_of(path: str | Path, checkpoint: dict[str, Any]) -> PersonStatistic
     """
     if found := checkpoint.get("persons"):
         return PersonStatistics.of(found)
-    if checkpoint["model"].get("tell_body"):
+    if needing := [key for key in _NEED_PERSONS if checkpoint["model"].get(key)]:
         raise UserError(
-            f"{path} lacks the statistics of its training persons, which --tell_body needs: it is "
-            "damaged, get the file again"
+            f"{path} lacks the statistics of its training persons, which --{needing[0]} needs: it "
+            "is damaged, get the file again"
         )
     return None
 

@@ -56,10 +56,16 @@ def load_data(
     return [dataset.to(device) for dataset in datasets]
 
 
-def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoader:
-    """Shuffled batches, with the flips, the augmentation and the telling of the flags."""
+def training_loader(
+    args: argparse.Namespace, dataset: PoseDataset, screen_sigma: float = 0.0
+) -> PoseLoader:
+    """Shuffled batches, with the flips, the augmentation and the telling of the flags.
+
+    Args:
+        screen_sigma: that is told of the 2D joints of the data set, screen units.
+    """
     strengths = (args.bone_sigma, args.size_sigma, args.turn, args.tilt, args.keep_ground)
-    told = args.tell_body or args.tell_gravity
+    telling = Telling(args.tell_body, args.tell_gravity, args.epochs, args.tell_noise, screen_sigma)
     return PoseLoader(
         dataset,
         args.batch_size,
@@ -68,7 +74,7 @@ def training_loader(args: argparse.Namespace, dataset: PoseDataset) -> PoseLoade
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         augmentation=Augmentation(*strengths) if args.augment else None,
-        telling=Telling(args.tell_body, args.tell_gravity, args.epochs) if told else None,
+        telling=telling if args.tell_body or args.tell_gravity or args.tell_noise else None,
         keypoint_shift=args.keypoint_shift,
         focal_sigma=args.focal_sigma,
         poses=args.epoch_poses or None,

@@ -46,8 +46,7 @@ def with_other_cameras(
             remark += f", which leaves {outside:.1%} of the 2D joints outside the image"
         remarks["pan"] = remark
     if args.focal_scale != 1:
-        fitted = lifter.screen_sigma is not None
-        if not (lifter.input_view.uses_intrinsics or lifter.post_refine or fitted):
+        if not (lifter.input_view.uses_intrinsics or lifter.post_refine or lifter.fits):
             raise UserError(
                 "--focal_scale: this network uses no rays and has no refinement, leave it out"
             )

@@ -50,6 +50,7 @@ def predict_track(
         UserError: what is told is impossible.
     """
     told.check_network(lifter)
+    lifter = lifter.seeing(told.fit_sigma)
     device = next(lifter.network.parameters()).device
     screen = screen_joints(track, found).to(device)
     camera = told.camera(found.size).to(device)
@@ -104,8 +105,7 @@ def _lifted(
     place = solve_translation(pose, remove_distortion(screen, cameras), cameras)
     if told.ray_fit:
         rows = place.isfinite().all(dim=1) & (place[:, 2] > 0)
-        given = (pose[rows], screen[rows], cameras[rows], known.rows(rows))
-        fitted = lifter.on_rays(*given, told.fit_sigma)
+        fitted = lifter.on_rays(pose[rows], screen[rows], cameras[rows], known.rows(rows))
         pose[rows], place[rows] = root_centred(fitted), fitted[:, 0]
     return pose, place
 

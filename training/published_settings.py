@@ -29,6 +29,7 @@ _SHARED = {
     "root_view": False,
     "tell_body": False,
     "tell_gravity": False,
+    "tell_noise": False,
     "epoch_poses": 0,
     "augment": False,
     "bone_sigma": 0.05,

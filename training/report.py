@@ -15,6 +15,7 @@ from common.files import check_writable
 from common.metrics import root_centred
 from common.own_json import marked, refuse_other_json, to_json, write_json
 from common.visualize import save_curves, save_poses
+from data.noise import PIXEL
 from data.pose_dataset import PoseBatch, PoseDataset, PoseLoader
 from models.costs import count_multiply_adds, count_parameters
 from training import distributed
@@ -38,7 +39,7 @@ PUBLISHED_FORM = "joint 0 set to zero, nothing else moved"
 # Fields of a header that a figure must not be read without.
 REMARKS = (
     "root_depth", "intrinsics", "joints_of", "pan", "focal_scale", "camera_height_error",
-    "keypoint_noise", "ray_fit", "known",
+    "keypoint_noise", "noise_told", "ray_fit", "known",
 )  # fmt: skip
 RESULTS_KIND = "results"
 _KEYS_OF_RESULTS = ("model", "protocol", "results")
@@ -54,7 +55,7 @@ class Header:
         departures: settings of the training that are not the published ones; None where a
             checkpoint does not record them.
         intrinsics, root_depth, joints_of, pan, focal_scale, camera_height_error, keypoint_noise,
-            ray_fit: remarks on what the figures depend on.
+            noise_told, ray_fit: remarks on what the figures depend on.
         known, bodies: of ``KnownAtTest``: its remark, and the persons.
         root_position_error_mm: of ``root_errors``.
     """
@@ -78,6 +79,7 @@ class Header:
     focal_scale: str | None = None
     camera_height_error: str | None = None
     keypoint_noise: str | None = None
+    noise_told: str | None = None
     ray_fit: str | None = None
     known: str | None = None
     bodies: dict[str, dict[str, Any]] | None = None
@@ -105,6 +107,7 @@ def describe(
         departures: of ``training.settings.departures``.
     """
     parameters, multiply_adds = _costs(lifter)
+    pixels = lifter.input_sigma / PIXEL
     root_depth = "ground-truth root depth" if lifter.true_root_depth else (
         "root depth estimated from the prediction"
     )  # fmt: skip
@@ -127,6 +130,9 @@ def describe(
         root_depth=f"refinement uses {root_depth}" if lifter.post_refine else None,
         intrinsics="the network is given rays, made with the cameras' intrinsics"
         if lifter.input_view.uses_intrinsics
+        else None,
+        noise_told=f"the network is told that 2D joints are off by {pixels:.3g} px at width 1,000"
+        if lifter.told.noise
         else None,
     )
 

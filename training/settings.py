@@ -405,7 +405,7 @@ def input_view(args: argparse.Namespace) -> InputView:
 
 def told_channels(args: argparse.Namespace) -> ToldChannels:
     """What the network can be told beside them."""
-    return ToldChannels(args.tell_body, args.tell_gravity)
+    return ToldChannels(args.tell_body, args.tell_gravity, args.tell_noise)
 
 
 def weight_decay(args: argparse.Namespace) -> float:
