@@ -116,6 +116,14 @@ def test_the_table_says_so(call, tmp_path):
     out = call(main_gcn.main, *SLICE, *flags)[1]
     assert "noise of 2 px at width 1,000 on purpose" in out
     assert "with an error of the 2D joints of 2 px" in out
+    tables = [
+        call(main_gcn.main, *SLICE, "--evaluate", checkpoint, "--keypoint_noise", 5, *fit)[1]
+        for fit in ((), ("--ray_fit",))
+    ]
+    assert "as they are: the 2D joints are off by 5 px at width 1,000, and --ray_fit" in tables[1]
+    assert "gains up to 2 px with this network" in tables[1]
+    means = [[line for line in t.splitlines() if line.startswith("Mean of")] for t in tables]
+    assert means[0] == means[1]
     for flag in ("--pan", "--keypoint_noise", "--camera_height_error"):
         status, _, err = call(main_gcn.main, *SLICE, flag, 5)
         assert status == 2 and "--evaluate" in err

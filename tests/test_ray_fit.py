@@ -215,7 +215,7 @@ def test_the_flag_fits_the_tested_poses_and_says_so(call, checkpoint, tmp_path):
     assert fitted["results"]["evaluated"]["mpjpe_mm"] < plain["results"]["evaluated"]["mpjpe_mm"]
     assert "factor of 1.1" in tested("--ray_fit", "--focal_scale", 1.1)[0]
     out, _ = tested("--ray_fit", "--keypoints", "noisy")
-    assert f"{remark}, with an error of the 2D joints of 10 px at width 1,000." in out
+    assert "as they are: the 2D joints are off by 10 px at width 1,000" in out
     status, _, err = call(main_gcn.main, *SLICE, "--ray_fit")
     assert status == 2 and "--ray_fit is for testing: give --evaluate CKPT" in err
 

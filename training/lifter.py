@@ -35,6 +35,9 @@ from training.settings import input_view, model_arguments, told_channels
 SCREEN_SIGMAS = {"gt": 0.0, "noisy": 0.02}
 _NEED_PERSONS = ("tell_body", "tell_noise")
 _FIT_STEPS, _TOLD_FIT_STEPS = 4, 5  # of --ray_fit, without and with lengths
+# --ray_fit gains with networks of exact 2D joints up to an error of 2 px at width 1,000, and loses
+# with 5 px. With those of noisy, whose joints are 6 px off, it gains at 10 px (docs/accuracy.md).
+_FITTED_PIXELS, _FITTED_SHARE = 2 * PIXEL, 2.0  # and so often the error of the training
 
 
 def known_screen_sigma(args: argparse.Namespace) -> float | None:
@@ -152,7 +155,15 @@ class Lifter:
     @property
     def fits(self) -> bool:
         """Whether tested poses are fitted to rays."""
-        return self.ray_fit and self.screen_sigma is not None
+        known = self.screen_sigma is not None
+        return self.ray_fit and known and self.screen_sigma <= self.largest_fitted_sigma
+
+    @property
+    def largest_fitted_sigma(self) -> float:
+        """The error of 2D joints up to which the fit to rays gains with this network, screen
+        units. Infinite where the error of the training's 2D joints is not known."""
+        trained = self.persons and self.persons.screen_sigma
+        return math.inf if trained is None else _FITTED_PIXELS + _FITTED_SHARE * trained
 
     def seeing(self, screen_sigma: float | None) -> "Lifter":
         """The same for 2D joints with this error; None leaves what is known of it."""
