@@ -256,6 +256,7 @@ def _add_output_flags(parser: Parser) -> None:
     parser.add_argument(
         "-o",
         "--out",
+        action="append",  # so that a second one is not dropped unsaid
         metavar="FILE",
         help="output file, npz, JSON, csv or BVH by its suffix (default: INPUT_3d.npz; with "
         "--person all also _personN)",
@@ -284,11 +285,13 @@ def _add_output_flags(parser: Parser) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = _build_parser().parse_args(argv)
-    if args.surplus is not None or (args.input is None and not args.stream):
+    if args.surplus is not None:
         raise UserError(
-            "give the keypoints, and the checkpoint by --weights: python predict.py INPUT "
+            "give one INPUT, and a checkpoint of your own by --weights: python predict.py INPUT "
             "--weights CKPT"
         )
+    if args.input is None and not args.stream:
+        raise UserError("give the keypoints: python predict.py INPUT (--help lists the flags)")
     if args.stream and (args.input or args.out or args.render or args.person is not None):
         raise UserError(
             "--stream reads the standard input and writes the standard output, of one person: "
@@ -298,9 +301,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if any(sides) and (not all(sides) or args.size):
         raise UserError("give --size W H alone, or --width and --height together")
     args.size = tuple(args.size or sides) if args.size or any(sides) else None
-    if args.out:
-        args.out = _with_suffix(Path(args.out))
-        check_prediction_name("--out", args.out)
+    args.out = _one_output(args.out) if args.out else None
     for path in args.render:
         check_clip_name("--render", path)
     if not args.weights:
@@ -310,9 +311,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _with_suffix(path: Path) -> Path:
-    """A name without a suffix is that of an npz file, as numpy takes it."""
-    return path.with_name(f"{path.name}.npz") if path.name and not path.suffix else path
+def _one_output(names: Sequence[str]) -> Path:
+    """The file of --out. A name without a suffix is that of an npz file, as numpy takes it.
+
+    Raises:
+        UserError: there are several, it is a folder, or no writer has its suffix.
+    """
+    if len(names) > 1:
+        raise UserError(f"--out is given {len(names)} times: give one file for each call")
+    path = Path(names[0])
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: give the name of a file")
+    path = path if path.suffix else path.with_name(f"{path.name}.npz")
+    check_prediction_name("--out", path)
+    return path
 
 
 if __name__ == "__main__":

@@ -261,11 +261,16 @@ def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path, monkeypatc
         ((keypoints, "--weights", plain, "--fps", "1e9"), "fps: give the images a second"),
         ((keypoints, "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints, "--weights", plain, "-o", tmp_path / "x.txt"), "x.txt: give a name that ends"),
-        ((keypoints, "--weights", plain, "-o", "/"), "give a name that ends in .npz, .json, .csv"),
+        ((keypoints, "--weights", plain, "-o", "/"), "--out / is a folder: give the name of a"),
+        (
+            (keypoints, "-o", tmp_path / "a.csv", "-o", tmp_path / "b.json"),
+            "--out is given 2 times",
+        ),
         ((keypoints, "--weights", plain, "--stream"), "leave INPUT, --out, --render and --person"),
         (("--stream", "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints,), "--weights CKPT"),
         ((plain, keypoints), "python predict.py INPUT --weights CKPT"),  # as it once was
+        ((), "give the keypoints: python predict.py INPUT (--help"),
     ]
     for arguments, message in cases:
         status, _, err = call(predict.main, *arguments, *SIZE)
