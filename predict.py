@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from common.body import Body, read_body, refuse_other_body
-from common.clip import Clip, by_number
+from common.clip import LEVEL_UP, Clip, by_number
 from common.clip_files import check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.files import check_writable, refuse_existing
@@ -181,12 +181,23 @@ def _say_what_was_written(out: Path, prediction: Prediction) -> None:
     absolute = prediction.absolute_3d
     if absolute is not None and (lost := int(np.isnan(absolute[:, 0, 2]).sum())):
         print(f"the place of the person is not found in {_count(lost, 'image')}")
-    if prediction.is_upside_down:
-        print(
-            "the person is upside down: --gravity is the upward direction, 0 -1 0 for a camera "
-            "held level"
-        )
+    if line := _of_upside_down(prediction):
+        print(line)
     print(f"{out}: {_count(len(prediction), 'pose')} of {len(prediction.joints)} joints")
+
+
+def _of_upside_down(prediction: Prediction) -> str:
+    """What is said of a person who is upside down; nothing of others."""
+    if prediction.up is None and prediction.has_ankles_above_head:
+        return "warning: the person is upside down in most images: y of keypoints points down"
+    if not prediction.is_upside_down:
+        return ""
+    if prediction.up == LEVEL_UP:
+        return "the person is upside down: y of the keypoints may point up, and has to point down"
+    return (
+        "the person is upside down: --gravity is the upward direction, 0 -1 0 for a camera held "
+        "level"
+    )
 
 
 def _outputs(args: argparse.Namespace, source: Path, track: Track) -> list[Path]:

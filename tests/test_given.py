@@ -295,11 +295,24 @@ def test_a_filter_that_cannot_run_is_refused_before_a_body_is_written(run, files
     assert not (files / "k_body.json").exists()
 
 
-def test_a_vertical_that_points_down_is_said(run, files, monkeypatch):
+@pytest.mark.parametrize(
+    ("gravity", "remedy"),
+    [((0, 1, 0), "--gravity is the upward direction"), ((0, -2, 0), "y of the keypoints may")],
+)
+def test_a_person_upside_down_by_the_vertical_is_said(gravity, remedy, run, monkeypatch):
     for down in (True, False):
         monkeypatch.setattr(Prediction, "is_upside_down", down)
-        status, printed, _ = run("plain", "--gravity", 0, 1, 0, "--force")
-        assert status == 0 and ("--gravity is the upward direction" in printed) is down
+        status, printed, _ = run("plain", "--gravity", *gravity, "--force")
+        said = f"the person is upside down: {remedy}" in printed
+        assert status == 0 and said is down and printed.count("upside down") == down
+
+
+def test_y_that_points_up_is_warned_of(run, files, pixels):
+    for y_up in (False, True):
+        np.save(files / "k.npy", [0, SIZE[1]] + pixels * [1, -1] if y_up else pixels)
+        status, printed, _ = run("plain", "--force")
+        warning = "warning: the person is upside down in most images: y of keypoints points down"
+        assert status == 0 and (warning in printed) is y_up
 
 
 def test_images_with_joints_that_were_filled_in_do_not_calibrate(lifter, pixels, monkeypatch):

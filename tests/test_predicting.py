@@ -80,6 +80,16 @@ def test_a_person_upside_down_is_noticed(scene):
         assert lifter(pixels, SIZE, "h36m17", gravity=gravity).is_upside_down is expected
 
 
+def test_ankles_above_the_head_are_noticed(scene):
+    _, pixels, lifter = scene
+    turned = np.array(SIZE) - pixels
+    lying = 0.8 * np.stack([SIZE[0] - pixels[..., 1], pixels[..., 0]], axis=-1)
+    mostly_standing = np.concatenate([pixels[:3], turned[3:]])
+    cases = [(pixels, False), (turned, True), (lying, False), (mostly_standing, False)]
+    for points, expected in cases:
+        assert lifter(points, SIZE, "h36m17").has_ankles_above_head is expected
+
+
 def test_a_place_behind_the_camera_is_not_given(scene):
     _, pixels, lifter = scene
     turned = Lifter(Oracle(-lifter.network.poses), {}, InputView(), H36M_17)
