@@ -104,8 +104,9 @@ def load_plain(path: str | Path) -> Any:
         return read_zip_checkpoint(path) if start == _ZIP else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
-            f"{path} is not a checkpoint this program reads ({error!r:.100}): it is damaged or "
-            "holds more than tensors; nothing in it was executed. Get the file again"
+            f"{path} is not a checkpoint this program reads ({str(error) or error!r:.100}): it is "
+            "damaged or holds more than tensors; nothing in it was executed. Get the file again, "
+            "or resume the folder of the run, which takes the newest whole checkpoint"
         ) from error
 
 
