@@ -13,7 +13,7 @@ where MediaPipe is installed (``make video VIDEO=...``). ``docs/own-data.md`` sh
 The output has the fields of :class:`common.prediction.Prediction`, which ``Lifter`` gives in
 Python::
 
-    lifter = Lifter.load("checkpoint/own_data.pth.tar")
+    lifter = Lifter.load()
     prediction = lifter(keypoints, size=(1920, 1080), format="coco17", fov=60)
 """
 
@@ -42,11 +42,10 @@ from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
 from training.given import Given, add_given_flags, given_of
-from training.lifter import Lifter
+from training.lifter import BUNDLED_WEIGHTS, Lifter
 from training.predicting import FILTERS, calibrated, check_fps, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
-WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "own_data.pth.tar"
 _NAMED_PERSONS = 10
 _PIXELS = whole(1, 10**6)
 
@@ -221,7 +220,7 @@ def _build_parser() -> Parser:
     parser.add_argument("surplus", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument(
         "--weights", metavar="CKPT", help=f"our checkpoint or a published one (default: the "
-        f"bundled {WEIGHTS.parent.name}/{WEIGHTS.name})"
+        f"bundled {BUNDLED_WEIGHTS.parent.name}/{BUNDLED_WEIGHTS.name})"
     )  # fmt: skip
     _add_input_flags(parser)
     add_given_flags(parser)
@@ -316,9 +315,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for path in args.render:
         check_clip_name("--render", path)
     if not args.weights:
-        if not WEIGHTS.exists():
-            raise UserError(f"the bundled weights {WEIGHTS} are not there: give --weights CKPT")
-        args.weights = WEIGHTS
+        if not BUNDLED_WEIGHTS.exists():
+            raise UserError(
+                f"the bundled weights {BUNDLED_WEIGHTS} are not there: give --weights CKPT"
+            )
+        args.weights = BUNDLED_WEIGHTS
     return args
 
 

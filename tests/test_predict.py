@@ -272,7 +272,7 @@ def test_wrong_keypoints_are_named(what, person, checkpoint, call, tmp_path):
 
 
 def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "bundled.pth.tar")  # not there
+    monkeypatch.setattr(predict, "BUNDLED_WEIGHTS", tmp_path / "bundled.pth.tar")  # not there
     plain, rays = checkpoint(False), checkpoint(True)
     cases = [
         ((keypoints, "--weights", tmp_path / "no.pth"), "no.pth"),
@@ -415,10 +415,10 @@ def test_an_unknown_camera_is_assumed_and_gives_no_place(checkpoint, keypoints, 
 
 
 def test_without_weights_one_line_names_them(checkpoint, keypoints, call, monkeypatch, tmp_path):
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "none.pth.tar")
+    monkeypatch.setattr(predict, "BUNDLED_WEIGHTS", tmp_path / "none.pth.tar")
     status, _, err = call(predict.main, keypoints, *SIZE)
     assert status == 2 and "none.pth.tar are not there: give --weights" in err
-    monkeypatch.setattr(predict, "WEIGHTS", checkpoint(False))
+    monkeypatch.setattr(predict, "BUNDLED_WEIGHTS", checkpoint(False))
     status, _, err = call(predict.main, keypoints, *SIZE)
     assert (status, err) == (0, "")
 

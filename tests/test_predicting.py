@@ -124,6 +124,11 @@ def test_a_checkpoint_is_loaded_ready_to_lift(checkpoint):
     assert not np.allclose(found.poses_3d, lifter(points, made.SIZE, fov=30).poses_3d, atol=1e-4)
 
 
+def test_the_bundled_weights_are_loaded_without_a_path():
+    lifter = Lifter.load(device="cpu")
+    assert lifter.skeleton is H36M_17 and lifter.told.body
+
+
 def test_threads_share_a_lifter(checkpoint):
     lifter = load_lifter(checkpoint, None)
     people = [made.points_of(made.made_person(seed), "coco17") for seed in range(4)]
