@@ -13,7 +13,7 @@ where MediaPipe is installed (``make video VIDEO=...``). ``docs/own-data.md`` sh
 The output has the fields of :class:`common.prediction.Prediction`, which ``Lifter`` gives in
 Python::
 
-    lifter = Lifter.load("checkpoint/own_data.pth.tar")
+    lifter = Lifter.load()
     prediction = lifter(keypoints, size=(1920, 1080), format="coco17", fov=60)
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from common.body import Body, read_body, refuse_other_body
-from common.clip import Clip, by_number
+from common.clip import LEVEL_UP, Clip, by_number
 from common.clip_files import check_clip_name, write_clip
 from common.errors import UserError, run_script
 from common.files import check_writable, refuse_existing
@@ -42,11 +42,10 @@ from data.keypoint_formats import FORMATS
 from data.keypoints import Keypoints, Track, load_keypoints
 from training.flag_types import positive, whole
 from training.given import Given, add_given_flags, given_of
-from training.lifter import Lifter
+from training.lifter import BUNDLED_WEIGHTS, Lifter
 from training.predicting import FILTERS, calibrated, check_fps, predict_track, smoothed
 from training.stream import Stream, lift_lines
 
-WEIGHTS = Path(__file__).resolve().parent / "checkpoint" / "own_data.pth.tar"
 _NAMED_PERSONS = 10
 _PIXELS = whole(1, 10**6)
 
@@ -182,12 +181,23 @@ def _say_what_was_written(out: Path, prediction: Prediction) -> None:
     absolute = prediction.absolute_3d
     if absolute is not None and (lost := int(np.isnan(absolute[:, 0, 2]).sum())):
         print(f"the place of the person is not found in {_count(lost, 'image')}")
-    if prediction.is_upside_down:
-        print(
-            "the person is upside down: --gravity is the upward direction, 0 -1 0 for a camera "
-            "held level"
-        )
+    if line := _of_upside_down(prediction):
+        print(line)
     print(f"{out}: {_count(len(prediction), 'pose')} of {len(prediction.joints)} joints")
+
+
+def _of_upside_down(prediction: Prediction) -> str:
+    """What is said of a person who is upside down; nothing of others."""
+    if prediction.up is None and prediction.has_ankles_above_head:
+        return "warning: the person is upside down in most images: y of keypoints points down"
+    if not prediction.is_upside_down:
+        return ""
+    if prediction.up == LEVEL_UP:
+        return "the person is upside down: y of the keypoints may point up, and has to point down"
+    return (
+        "the person is upside down: --gravity is the upward direction, 0 -1 0 for a camera held "
+        "level"
+    )
 
 
 def _outputs(args: argparse.Namespace, source: Path, track: Track) -> list[Path]:
@@ -211,7 +221,7 @@ def _build_parser() -> Parser:
     parser.add_argument("surplus", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument(
         "--weights", metavar="CKPT", help=f"our checkpoint or a published one (default: the "
-        f"bundled {WEIGHTS.parent.name}/{WEIGHTS.name})"
+        f"bundled {BUNDLED_WEIGHTS.parent.name}/{BUNDLED_WEIGHTS.name})"
     )  # fmt: skip
     _add_input_flags(parser)
     add_given_flags(parser)
@@ -257,6 +267,7 @@ def _add_output_flags(parser: Parser) -> None:
     parser.add_argument(
         "-o",
         "--out",
+        action="append",  # so that a second one is not dropped unsaid
         metavar="FILE",
         help="output file, npz, JSON, csv or BVH by its suffix (default: INPUT_3d.npz; with "
         "--person all also _personN)",
@@ -285,11 +296,13 @@ def _add_output_flags(parser: Parser) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = _build_parser().parse_args(argv)
-    if args.surplus is not None or (args.input is None and not args.stream):
+    if args.surplus is not None:
         raise UserError(
-            "give the keypoints, and the checkpoint by --weights: python predict.py INPUT "
+            "give one INPUT, and a checkpoint of your own by --weights: python predict.py INPUT "
             "--weights CKPT"
         )
+    if args.input is None and not args.stream:
+        raise UserError("give the keypoints: python predict.py INPUT (--help lists the flags)")
     if args.stream and (args.input or args.out or args.render or args.person is not None):
         raise UserError(
             "--stream reads the standard input and writes the standard output, of one person: "
@@ -299,21 +312,32 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if any(sides) and (not all(sides) or args.size):
         raise UserError("give --size W H alone, or --width and --height together")
     args.size = tuple(args.size or sides) if args.size or any(sides) else None
-    if args.out:
-        args.out = _with_suffix(Path(args.out))
-        check_prediction_name("--out", args.out)
+    args.out = _one_output(args.out) if args.out else None
     for path in args.render:
         check_clip_name("--render", path)
     if not args.weights:
-        if not WEIGHTS.exists():
-            raise UserError(f"the bundled weights {WEIGHTS} are not there: give --weights CKPT")
-        args.weights = WEIGHTS
+        if not BUNDLED_WEIGHTS.exists():
+            raise UserError(
+                f"the bundled weights {BUNDLED_WEIGHTS} are not there: give --weights CKPT"
+            )
+        args.weights = BUNDLED_WEIGHTS
     return args
 
 
-def _with_suffix(path: Path) -> Path:
-    """A name without a suffix is that of an npz file, as numpy takes it."""
-    return path.with_name(f"{path.name}.npz") if path.name and not path.suffix else path
+def _one_output(names: Sequence[str]) -> Path:
+    """The file of --out. A name without a suffix is that of an npz file, as numpy takes it.
+
+    Raises:
+        UserError: there are several, it is a folder, or no writer has its suffix.
+    """
+    if len(names) > 1:
+        raise UserError(f"--out is given {len(names)} times: give one file for each call")
+    path = Path(names[0])
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder: give the name of a file")
+    path = path if path.suffix else path.with_name(f"{path.name}.npz")
+    check_prediction_name("--out", path)
+    return path
 
 
 if __name__ == "__main__":

@@ -73,6 +73,15 @@ class Prediction:
         height, length = trunk @ np.array(self.up), np.linalg.norm(trunk, axis=1)
         return bool(np.median(height) < -0.5 * np.median(length))
 
+    @property
+    def has_ankles_above_head(self) -> bool:
+        """Whether the ankles are above the head in most images, by half of the diagonal of the box
+        around the 2D joints: who lies on the floor does not count."""
+        head, *ankles = (self.joints.index(name) for name in ("Head", "RFoot", "LFoot"))
+        y = self.keypoints_2d[..., 1]
+        diagonals = np.linalg.norm(np.ptp(self.keypoints_2d, axis=1), axis=-1)
+        return bool(np.median(y[:, head] - y[:, ankles].mean(axis=1) - 0.5 * diagonals) > 0)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields as arrays, without those that are None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -21,7 +21,7 @@ def check_height(height: float) -> None:
     """
     low, high = _HEIGHTS
     if not low <= height <= high:
-        raise UserError(f"person_height: give metres, from {low:g} to {high:g}, not {height:g}")
+        raise UserError(f"--person_height: give metres, from {low:g} to {high:g}, not {height:g}")
 
 
 def standing_height(lengths: np.ndarray, skeleton: Skeleton) -> np.ndarray:

@@ -38,15 +38,16 @@ _CHECKSUM = 4  # bytes of Fletcher's checksum
 
 
 @contextmanager
-def errors_about(name: object) -> Iterator[None]:
-    """Convert any exception inside the ``with`` block to a UserError that names ``name``."""
+def errors_about(name: object, remedy: str = "download or copy it again") -> Iterator[None]:
+    """Convert any exception inside the ``with`` block to a UserError that names ``name``, and
+    ends with the remedy."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # a damaged file can make the readers raise anything
         reason = f"{type(error).__name__}: {str(error)[:80]}"
-        raise UserError(f"{name} cannot be read ({reason}): download or copy it again") from error
+        raise UserError(f"{name} cannot be read ({reason}): {remedy}") from error
 
 
 def read_members(

@@ -23,7 +23,7 @@ import numpy as np
 from common.errors import UserError
 from data.archive import errors_about
 from data.keypoint_formats import FORMATS
-from data.npz_io import load_object_array
+from data.npz_io import load_object_array, read_npy_header
 
 MAX_BYTES = 256 * 2**20
 MAX_PERSONS = 100  # in an image
@@ -33,6 +33,9 @@ VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _LEVELS = 8  # of lists and dictionaries, from the file to a person
 _COUNTS = {len(form.points) for form in FORMATS.values()}
 _MOST = 2**53  # of a number of an image or a person: floats of a csv or a txt are exact up to here
+
+_REMEDY = "it is damaged, or holds other things than keypoints (docs/own-data.md has all forms)"
+_SHAPES = "(T, joints, 2) numbers of one person expected, or (T, joints, 3) with a score"
 
 # What programs call the same thing.
 _PEOPLE = (
@@ -107,7 +110,7 @@ def read_keypoint_file(path: Path) -> KeypointFile:
                 f"{path}: give a file of {', '.join(SUFFIXES)}, a folder of them, an image or a "
                 "video"
             )
-        with errors_about(path):
+        with errors_about(path, _REMEDY):
             file = readers[suffix](path)
     if not file.seen:
         raise UserError(f"{path} holds no keypoints of a person")
@@ -152,7 +155,7 @@ def _read_folder(folder: Path) -> KeypointFile:
             return _yolo(images)
         seen = []
         for number, path in images:
-            with errors_about(path):
+            with errors_about(path, _REMEDY):
                 seen += [replace(s, frame=number) for s in _walk(_load_json(path), number)]
         return KeypointFile(seen)
     raise UserError(f"{folder} holds no keypoints: no json of OpenPose, no txt of Ultralytics")
@@ -173,10 +176,7 @@ def _yolo(images: Iterable[tuple[int, Path]]) -> KeypointFile:
     and the number of the person. All but these are fractions of the image."""
     seen = []
     for frame, path in images:
-        with errors_about(path):
-            text = path.read_text(encoding="ascii")
-            lines = [np.array(line.split(), dtype=np.float64) for line in text.splitlines()]
-        for values in lines:
+        for values in _lines_of_numbers(path):
             row = _pose_of_row(values[5:])
             if row is None:
                 raise UserError(
@@ -187,6 +187,18 @@ def _yolo(images: Iterable[tuple[int, Path]]) -> KeypointFile:
             person = int(rest[-1]) if len(rest) and _is_number(rest[-1]) else None
             seen.append(Seen(frame, person, points))
     return KeypointFile(seen, fractions=True)
+
+
+def _lines_of_numbers(path: Path) -> list[np.ndarray]:
+    with errors_about(path, _REMEDY):
+        try:
+            text = path.read_text(encoding="ascii")
+            return [np.array(line.split(), dtype=np.float64) for line in text.splitlines()]
+        except ValueError:
+            raise UserError(
+                f"{path} has other things than numbers: Ultralytics writes class, box and 17 "
+                "points in a line"
+            ) from None
 
 
 def _pose_of_row(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -212,6 +224,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_npy(path: Path) -> KeypointFile:
+    with path.open("rb") as file:
+        if read_npy_header(file)[2].hasobject:
+            raise UserError(f"{path} holds objects of Python: save numbers alone, (T, joints, 2)")
     return from_array(path, np.load(path, allow_pickle=False))
 
 
@@ -225,17 +240,18 @@ def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
     Raises:
         UserError: it has another shape.
     """
-    if np.iscomplexobj(array):
-        raise UserError(f"{name}: real numbers expected, got complex ones: give x and y apart")
-    array = np.asarray(array, dtype=np.float64)
-    if array.ndim == 2 and array.shape[1] > 4:
-        array = np.stack([_points_of_flat(row) for row in array])
-    elif array.ndim == 2:
-        array = array[None]
+    array = _numbers(name, array)
     if array.ndim != 3 or not 2 <= array.shape[2] <= 4 or 0 in array.shape:
+        remedy = (
+            "; of several persons give one, keypoints[:, 0], a file for each, or JSON with track_id"
+        )
         raise UserError(
-            f"{name}: (T, joints, 2) numbers expected, or 3 or 4 of a joint, of one person, got "
-            f"{array.shape}"
+            f"{name}: {_SHAPES}, got the shape {array.shape}{remedy if array.ndim == 4 else ''}"
+        )
+    if array.shape[1] not in _COUNTS and array.shape[0] in _COUNTS:
+        raise UserError(
+            f"{name}: the shape {array.shape} has {array.shape[1]} joints, as no format does, and "
+            f"{array.shape[0]} images: {_SHAPES}; is it transposed?"
         )
     if scores is not None:
         scores = np.asarray(scores, dtype=np.float64).reshape(array.shape[:2])
@@ -245,6 +261,24 @@ def from_array(name: object, array: Any, scores: Any = None) -> KeypointFile:
             for frame, points in enumerate(array)
         ]
     )
+
+
+def _numbers(name: object, array: Any) -> np.ndarray:
+    """An array of numbers, in which the rows of flat points, and one image, are (T, P, 2 to 4).
+
+    Raises:
+        UserError: it holds other things than real numbers, or rows of another length.
+    """
+    try:
+        if np.iscomplexobj(array):
+            raise UserError(f"{name}: real numbers expected, got complex ones: give x and y apart")
+        array = np.asarray(array, dtype=np.float64)
+        if array.ndim != 2:
+            return array
+        flat = array.shape[1] > 4
+        return np.stack([_points_of_flat(row) for row in array]) if flat else array[None]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {_SHAPES} ({str(error)[:80]})") from None
 
 
 def _points_of_flat(values: Any) -> np.ndarray:
@@ -262,6 +296,8 @@ def _read_npz(path: Path) -> KeypointFile:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     if "positions_2d" in names:
         return _read_custom(path)
+    if "positions_3d" in names:
+        raise UserError(f"{path} is a data set of 3D poses: give 2D keypoints")
     known = [name for name in ("keypoints", "keypoints_2d") if name in names]
     if not known and len(names) != 1:
         raise UserError(

@@ -123,10 +123,7 @@ def keypoints_of_array(
     Raises:
         UserError: it is no such array; and as :func:`load_keypoints`.
     """
-    try:
-        file = from_array("keypoints", points)
-    except (TypeError, ValueError):
-        raise UserError("keypoints: (T, joints, 2) numbers expected, or 3 of a joint") from None
+    file = from_array("keypoints", points)
     return _keypoints_of("keypoints", file, skeleton, word, size, None)
 
 

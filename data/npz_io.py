@@ -58,6 +58,21 @@ def load_object_array(path: str | Path, key: str, optional: bool = False) -> Any
         ) from error
 
 
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape of the array of an opened npy file, whether it is in Fortran's order, and its type.
+
+    Raises:
+        ValueError: it is no npy file.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    return read_header(file)
+
+
 class _Limited(dict):
     """The steps of an unpickler, of which it may take only ``left``. Each can make an object of a
     hundred bytes, and compression packs a thousand steps into a byte."""
@@ -81,13 +96,7 @@ def _read_member(member: BinaryIO, steps: int) -> Any:
         ForbiddenError: it holds something that is not read.
         Exception: any other kind, where the file is damaged.
     """
-    version = np.lib.format.read_magic(member)
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, fortran, dtype = read_header(member)
+    shape, fortran, dtype = read_npy_header(member)
     if not dtype.hasobject:
         if not PLAIN_DTYPE.fullmatch(dtype.str):
             raise ForbiddenError(f"an array of type {dtype}")

@@ -1,6 +1,7 @@
 """Networks for other programs."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -105,6 +106,9 @@ def test_onnx_gives_the_poses_of_torch_for_any_number_of_them(
     pixels = made_pixels(5)
     np.save(tmp_path / "k.npy", pixels.numpy())
     found = example(out, tmp_path / "k.npy", 640, 480)
+    np.save(tmp_path / "scored.npy", np.ones((5, 16, 3)))
+    with pytest.raises(SystemExit, match=r"scored.npy: \(5, 16, 3\), not \(T, J, 2\) of .*RHip"):
+        example(out, tmp_path / "scored.npy", 640, 480)
     lifter = load_lifter(path, flip_test=True)
     with torch.no_grad():
         pose = lifter.lift(normalize_screen_coordinates(pixels, 640, 480), None)
@@ -139,6 +143,15 @@ def test_a_pt2_is_told_what_is_known(rays, checkpoint, call, tmp_path):
     camera = [torch.tensor([2.0, 2, 0, 0, 0, 0, 0, 0, 0]).repeat(5, 1)] * rays
     found = torch.export.load(out).module()(screen, *camera, **vars(known))
     assert_poses_of_torch(found, path, screen, known, rays, *camera)
+
+
+@pytest.mark.parametrize("arguments", [(), ("no.onnx", "no.npy", "640", "480")])
+def test_the_example_says_how_it_is_called(with_onnx, arguments):
+    script = ROOT / "examples" / "lift_onnx.py"
+    assert len(script.read_text().splitlines()) <= 30
+    run = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert run.returncode == 1 and "python lift_onnx.py pose.onnx keypoints.npy W H" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ WRONG = {
     "an error": ({"keypoint_error": -1}, "keypoint_error: give pixels at image width 1,000"),
     "a tiny error": ({"keypoint_error": 1e-30}, "keypoint_error: give pixels"),
     "upside down": ({"gravity": (0, 0.96, 0.28), "camera_height": 2}, "not seen below the camera"),
-    "a body in vain": ({"body": BODY}, "body: this network cannot be told a body: give ray_fit"),
+    "a body in vain": ({"body": BODY}, "body: this network cannot be told a body: give --ray_fit"),
     "another body": (
         {"body": Body("x", dict.fromkeys(bone_names(H36M_16), 1.0)), "ray_fit": True},
         "the body has not the bones of a network of 17 joints",
@@ -226,9 +226,9 @@ def test_what_cannot_be_is_refused(what, plain, pixels):
         lift(plain, pixels, **told)
     if what in ("below the floor", "a body in vain"):
         return
-    with pytest.raises(UserError, match="camera_height needs the camera: give fov"):
+    with pytest.raises(UserError, match="camera_height needs the camera: give --fov"):
         plain(pixels, SIZE, "h36m17", camera_height=1)
-    with pytest.raises(UserError, match="ray_fit needs the camera: give fov"):
+    with pytest.raises(UserError, match="ray_fit needs the camera: give --fov"):
         plain(pixels, SIZE, "h36m17", ray_fit=True)
 
 
@@ -307,11 +307,24 @@ def test_a_filter_that_cannot_run_is_refused_before_a_body_is_written(run, files
     assert not (files / "k_body.json").exists()
 
 
-def test_a_vertical_that_points_down_is_said(run, files, monkeypatch):
+@pytest.mark.parametrize(
+    ("gravity", "remedy"),
+    [((0, 1, 0), "--gravity is the upward direction"), ((0, -2, 0), "y of the keypoints may")],
+)
+def test_a_person_upside_down_by_the_vertical_is_said(gravity, remedy, run, monkeypatch):
     for down in (True, False):
         monkeypatch.setattr(Prediction, "is_upside_down", down)
-        status, printed, _ = run("plain", "--gravity", 0, 1, 0, "--force")
-        assert status == 0 and ("--gravity is the upward direction" in printed) is down
+        status, printed, _ = run("plain", "--gravity", *gravity, "--force")
+        said = f"the person is upside down: {remedy}" in printed
+        assert status == 0 and said is down and printed.count("upside down") == down
+
+
+def test_y_that_points_up_is_warned_of(run, files, pixels):
+    for y_up in (False, True):
+        np.save(files / "k.npy", [0, SIZE[1]] + pixels * [1, -1] if y_up else pixels)
+        status, printed, _ = run("plain", "--force")
+        warning = "warning: the person is upside down in most images: y of keypoints points down"
+        assert status == 0 and (warning in printed) is y_up
 
 
 def test_images_with_joints_that_were_filled_in_do_not_calibrate(lifter, pixels, monkeypatch):
@@ -330,13 +343,19 @@ def test_images_with_joints_that_were_filled_in_do_not_calibrate(lifter, pixels,
 def test_what_changes_nothing_is_refused_or_said(run, files):
     BODY.save(files / "body.json")
     for flags, line in (
-        (("--calibrate", *EXACT), "calibrate: this network cannot be told a body: give ray_fit"),
-        (("--body", files / "body.json"), "body: this network cannot be told a body: give ray_fit"),
+        (
+            ("--calibrate", *EXACT),
+            "--calibrate: this network cannot be told a body: give --ray_fit",
+        ),
+        (
+            ("--body", files / "body.json"),
+            "body: this network cannot be told a body: give --ray_fit",
+        ),
         (("--calibrate", *EXACT[2:]), "--calibrate needs the camera, by --fov"),
         (("--calibrate", *EXACT[:2]), "--calibrate needs the camera, by --fov"),
         (EXACT, "--keypoint_error changes nothing alone"),
         (("--body", files / "none.json"), "none.json: No such file"),
-        (("--ray_fit",), "ray_fit needs the camera"),
+        (("--ray_fit",), "--ray_fit needs the camera"),
         (("--body", "x", "--calibrate"), "not allowed with"),
     ):
         status, _, err = run("plain", *flags)

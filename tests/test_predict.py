@@ -12,6 +12,7 @@ from common.skeleton import H36M_17
 from data.npz_io import save_object_arrays
 from models.build import build_model
 from tests import keypoint_writers as made
+from tests.conftest import ROOT
 from tools.made_bodies import made_motion
 
 WIDTH, HEIGHT = made.SIZE
@@ -191,6 +192,18 @@ def labels(folder, person):
     return folder / "k.txt"
 
 
+def note(folder, content):
+    """A txt in a folder of its own."""
+    (folder / "notes").mkdir()
+    (folder / "notes" / "notes.txt").write_text(content)
+    return folder / "notes" / "notes.txt"
+
+
+def objects(folder, person):
+    save_object_arrays(folder / "k.npz", keypoints={"a": 1})
+    return folder / "k.npz"
+
+
 def arrays(folder, person):
     np.savez(folder / "k.npz", a=np.zeros(3), b=np.zeros(3))
     return folder / "k.npz"
@@ -201,7 +214,14 @@ WRONG = {
     "nothing there": (lambda d, p: d / "no.npy", SIZE, "no.npy: No such file"),
     "one number a joint": (npy(lambda k: k[..., 0]), SIZE, "17 numbers"),
     "12 joints": (npy(lambda k: k[:, :12]), SIZE, "12 points"),
-    "objects": (npy(lambda k: np.array([{}])), SIZE, "cannot be read"),
+    "objects": (npy(lambda k: np.array([{}])), SIZE, "objects of Python: save numbers"),
+    "objects in an npz": (objects, SIZE, "(T, joints, 2) numbers of one person expected"),
+    "poses of a data set": (
+        lambda d, p: ROOT / "dataset" / "data_3d_hdm05.npz", SIZE, "is a data set of 3D poses",
+    ),
+    "words in a txt": (lambda d, p: note(d, "hello"), SIZE, "has other things than numbers: Ultra"),
+    "only a readme": (lambda d, p: note(d, "hello").parent, SIZE, "notes.txt has other things"),
+    "no npy": (lambda d, p: note(d, "hello").rename(d / "k.npy"), SIZE, "it is damaged, or holds"),
     "half a JSON": (lambda d, p: text(d, "{"), SIZE, "JSONDecodeError"),
     "all zero": (npy(lambda k: 0 * k), SIZE, "all of its points are zero"),
     "all absent": (npy(lambda k: np.nan * k), SIZE, "zero or absent"),
@@ -225,7 +245,9 @@ WRONG = {
     "half a body": (half, (*SIZE, "--format", "coco17"), "never seen with"),
     "only a width": (made.npy("coco17"), ("--width", 10), "--width and --height together"),
     "sizes twice": (made.npy("coco17"), (*SIZE, "--width", 9, "--height", 9), "--size W H alone"),
-    "4 dimensions": (npy(lambda k: k[None]), SIZE, "(T, joints, 2) numbers expected"),
+    "several persons": (npy(lambda k: k[:, None]), SIZE, "(6, 1, 17, 2); of several persons give"),
+    "transposed": (npy(lambda k: k.swapaxes(0, 1)), SIZE, "(17, 6, 2) has 6 joints, as no format"),
+    "5 numbers a joint": (npy(lambda k: np.zeros((6, 17, 5))), SIZE, "got the shape (6, 17, 5)"),
     "names that change": (changing, SIZE, "names of its points are not the same"),
     "unknown names": (named, SIZE, "none of the known formats"),
     "two videos": (videos, SIZE, "2 sequences"),
@@ -250,7 +272,7 @@ def test_wrong_keypoints_are_named(what, person, checkpoint, call, tmp_path):
 
 
 def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "bundled.pth.tar")  # not there
+    monkeypatch.setattr(predict, "BUNDLED_WEIGHTS", tmp_path / "bundled.pth.tar")  # not there
     plain, rays = checkpoint(False), checkpoint(True)
     cases = [
         ((keypoints, "--weights", tmp_path / "no.pth"), "no.pth"),
@@ -261,11 +283,16 @@ def test_wrong_flags_are_named(checkpoint, keypoints, call, tmp_path, monkeypatc
         ((keypoints, "--weights", plain, "--fps", "1e9"), "fps: give the images a second"),
         ((keypoints, "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints, "--weights", plain, "-o", tmp_path / "x.txt"), "x.txt: give a name that ends"),
-        ((keypoints, "--weights", plain, "-o", "/"), "give a name that ends in .npz, .json, .csv"),
+        ((keypoints, "--weights", plain, "-o", "/"), "--out / is a folder: give the name of a"),
+        (
+            (keypoints, "-o", tmp_path / "a.csv", "-o", tmp_path / "b.json"),
+            "--out is given 2 times",
+        ),
         ((keypoints, "--weights", plain, "--stream"), "leave INPUT, --out, --render and --person"),
         (("--stream", "--weights", plain, "--smooth", "one_euro"), "give --fps"),
         ((keypoints,), "--weights CKPT"),
         ((plain, keypoints), "python predict.py INPUT --weights CKPT"),  # as it once was
+        ((), "give the keypoints: python predict.py INPUT (--help"),
     ]
     for arguments, message in cases:
         status, _, err = call(predict.main, *arguments, *SIZE)
@@ -388,10 +415,10 @@ def test_an_unknown_camera_is_assumed_and_gives_no_place(checkpoint, keypoints, 
 
 
 def test_without_weights_one_line_names_them(checkpoint, keypoints, call, monkeypatch, tmp_path):
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "none.pth.tar")
+    monkeypatch.setattr(predict, "BUNDLED_WEIGHTS", tmp_path / "none.pth.tar")
     status, _, err = call(predict.main, keypoints, *SIZE)
     assert status == 2 and "none.pth.tar are not there: give --weights" in err
-    monkeypatch.setattr(predict, "WEIGHTS", checkpoint(False))
+    monkeypatch.setattr(predict, "BUNDLED_WEIGHTS", checkpoint(False))
     status, _, err = call(predict.main, keypoints, *SIZE)
     assert (status, err) == (0, "")
 

@@ -80,6 +80,16 @@ def test_a_person_upside_down_is_noticed(scene):
         assert lifter(pixels, SIZE, "h36m17", gravity=gravity).is_upside_down is expected
 
 
+def test_ankles_above_the_head_are_noticed(scene):
+    _, pixels, lifter = scene
+    turned = np.array(SIZE) - pixels
+    lying = 0.8 * np.stack([SIZE[0] - pixels[..., 1], pixels[..., 0]], axis=-1)
+    mostly_standing = np.concatenate([pixels[:3], turned[3:]])
+    cases = [(pixels, False), (turned, True), (lying, False), (mostly_standing, False)]
+    for points, expected in cases:
+        assert lifter(points, SIZE, "h36m17").has_ankles_above_head is expected
+
+
 def test_a_place_behind_the_camera_is_not_given(scene):
     _, pixels, lifter = scene
     turned = Lifter(Oracle(-lifter.network.poses), {}, InputView(), H36M_17)
@@ -112,6 +122,11 @@ def test_a_checkpoint_is_loaded_ready_to_lift(checkpoint):
     told = lifter(points, made.SIZE, "coco17", fov=50)
     assert np.array_equal(found.poses_3d, told.poses_3d)
     assert not np.allclose(found.poses_3d, lifter(points, made.SIZE, fov=30).poses_3d, atol=1e-4)
+
+
+def test_the_bundled_weights_are_loaded_without_a_path():
+    lifter = Lifter.load(device="cpu")
+    assert lifter.skeleton is H36M_17 and lifter.told.body
 
 
 def test_threads_share_a_lifter(checkpoint):

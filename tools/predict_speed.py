@@ -17,7 +17,6 @@ from tools.deploy_speed import seconds_in_turns
 from training.lifter import Lifter
 
 _ROOT = Path(__file__).resolve().parents[1]
-_WEIGHTS = _ROOT / "checkpoint" / "own_data.pth.tar"
 _SQUATS = _ROOT / "dataset" / "keypoints_squats.json"
 _FPS, _SECONDS = 25, 10  # of the clip
 
@@ -67,7 +66,7 @@ def _pose_seconds(
     squats: dict[str, Any], turns: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """From pixels to a :class:`~common.prediction.Prediction`, and the network's part of it."""
-    lifter = Lifter.load(_WEIGHTS, flip_test=True, device="cpu")
+    lifter = Lifter.load(flip_test=True, device="cpu")
     inputs = torch.rand(2, lifter.skeleton.num_joints, lifter.in_dim)
     points = np.array(squats["frames"][0]["keypoints"])
     sides = {

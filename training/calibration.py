@@ -205,7 +205,9 @@ def up_direction(x: float, y: float, z: float) -> Tensor:
     up = torch.tensor([x, y, z], dtype=torch.float64)
     length = up.norm()
     if not (length.isfinite() and length > 0):
-        raise UserError(f"{x:g} {y:g} {z:g} is no direction: give three numbers, such as 0 -1 0")
+        raise UserError(
+            f"--gravity {x:g} {y:g} {z:g} is no direction: give three numbers, such as 0 -1 0"
+        )
     return (up / length).float()
 
 

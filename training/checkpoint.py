@@ -103,9 +103,11 @@ def load_plain(path: str | Path) -> Any:
     try:
         return read_zip_checkpoint(path) if start == _ZIP else read_legacy_checkpoint(path)
     except Exception as error:  # a damaged file can make the reader raise anything
+        reason = f"{type(error).__name__}: {error}"[:100]
         raise UserError(
-            f"{path} is not a checkpoint this program reads ({error!r:.100}): it is damaged or "
-            "holds more than tensors; nothing in it was executed. Get the file again"
+            f"{path} is not a checkpoint this program reads ({reason}): it is damaged or holds "
+            "more than tensors; nothing in it was executed. Get the file again, or resume the "
+            "run's folder, which takes the newest whole checkpoint"
         ) from error
 
 

@@ -1,4 +1,7 @@
-"""What a user tells of the camera and the person beside the 2D joints, and the flags for it."""
+"""What a user tells of the camera and the person beside the 2D joints, and the flags for it.
+
+Messages name the flags; in Python the names are the same without dashes.
+"""
 
 from __future__ import annotations
 
@@ -68,31 +71,31 @@ class Given:
         """
         self._check_camera()
         if self.fps is not None and not 0 < self.fps < 10**6:
-            raise UserError(f"fps: give the images a second, above 0, not {self.fps:g}")
+            raise UserError(f"--fps: give the images a second, above 0, not {self.fps:g}")
         if self.person_height is not None:
             check_height(self.person_height)
         _check_keypoint_error(self.keypoint_error)
         if self.person_height is not None and self.camera_height is not None:
             raise UserError(
-                "person_height and camera_height both tell the size of the person: give one"
+                "--person_height and --camera_height both tell the size of the person: give one"
             )
         for name in _NEED_CAMERA:
             if getattr(self, name) and not self.camera_is_known:
-                raise UserError(f"{name} needs the camera: give fov or intrinsics too")
+                raise UserError(f"--{name} needs the camera: give --fov or --intrinsics too")
 
     def _check_camera(self) -> None:
         if self.fov is not None and self.intrinsics is not None:
-            raise UserError("give a field of view (fov) or intrinsics, not both")
+            raise UserError("give a field of view (--fov) or --intrinsics, not both")
         if self.fov is not None and not 0 < self.fov < 180:
-            raise UserError(f"fov: give an angle between 0 and 180 degrees, not {self.fov:g}")
+            raise UserError(f"--fov: give an angle between 0 and 180 degrees, not {self.fov:g}")
         if self.intrinsics is not None:
             _check_intrinsics(self.intrinsics)
         if self.gravity is not None and len(self.gravity) != 3:
-            raise UserError("gravity: give three numbers, such as 0 -1 0")
+            raise UserError("--gravity: give three numbers, such as 0 -1 0")
         low, high = _CAMERA_HEIGHTS
         if self.camera_height is not None and not low <= self.camera_height <= high:
             raise UserError(
-                f"camera_height: give metres above the floor, from {low:g} to {high:g}, not "
+                f"--camera_height: give metres above the floor, from {low:g} to {high:g}, not "
                 f"{self.camera_height:g}"
             )
         _ = self.up  # refuses what is no direction
@@ -109,15 +112,15 @@ class Given:
         self.check()
         if calibrate and not self._body_is_used(lifter):
             raise UserError(
-                "calibrate: this network cannot be told a body: give ray_fit too, or weights "
+                "--calibrate: this network cannot be told a body: give --ray_fit too, or weights "
                 "trained with --tell_body"
             )
         sizes = (self.body and self.body.size, self.person_height, self.camera_height)
         needed = self.body is not None and self.body.proportions is not None
         if needed and sizes == (None, None, None) and not self._body_is_used(lifter):
             raise UserError(
-                "body: this network cannot be told a body: give ray_fit or person_height too, or "
-                "weights trained with --tell_body"
+                "--body: this network cannot be told a body: give --ray_fit or --person_height "
+                "too, or weights trained with --tell_body"
             )
 
     def check_keypoint_error(self, lifter: Lifter, calibrate: bool) -> None:
@@ -169,7 +172,7 @@ class Given:
         focal = [2 * value / size[0] for value in values[:2]]
         if min(focal) < _SHORTEST:
             raise UserError(
-                f"intrinsics: a focal length of {min(values[:2]):g} pixels for images {size[0]} "
+                f"--intrinsics: a focal length of {min(values[:2]):g} pixels for images {size[0]} "
                 "pixels wide: give pixels, not millimetres or fractions"
             )
         return torch.tensor([*focal, *centre.tolist(), *values[4:], *(9 - len(values)) * [0.0]])
@@ -206,8 +209,8 @@ class Given:
             body = with_camera_height(body.without_size(), lifter, *given)
             if body.size is None:
                 raise UserError(
-                    "camera_height: the person is not seen below the camera: check camera_height, "
-                    "gravity and the camera"
+                    "--camera_height: the person is not seen below the camera: check it, --gravity "
+                    "and the camera"
                 )
         elif self.person_height is not None and (body.proportions or lifter.told.body):
             body = with_person_height(body, lifter, self.person_height)
@@ -251,17 +254,17 @@ class Given:
 def _check_intrinsics(values: Sequence[float]) -> None:
     if len(values) not in (4, 9) or not all(map(math.isfinite, values)):
         raise UserError(
-            "intrinsics: give 4 or 9 numbers (focal length, principal point, distortion)"
+            "--intrinsics: give 4 or 9 numbers (focal length, principal point, distortion)"
         )
     if min(values[:2]) <= 0:
-        raise UserError("intrinsics: give a focal length above 0 pixels")
+        raise UserError("--intrinsics: give a focal length above 0 pixels")
 
 
 def _check_keypoint_error(pixels: float | None) -> None:
     low, high = _KEYPOINT_ERRORS
     if pixels is not None and pixels != 0 and not low <= pixels <= high:
         raise UserError(
-            f"keypoint_error: give pixels at image width 1,000, 0 or from {low:g} to {high:g}, "
+            f"--keypoint_error: give pixels at image width 1,000, 0 or from {low:g} to {high:g}, "
             f"not {pixels:g}"
         )
 

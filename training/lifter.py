@@ -30,6 +30,8 @@ from training.predicting import predict_track, smoothed
 from training.published_files import load_model_file, load_model_folder
 from training.settings import input_view, model_arguments, told_channels
 
+# For anyone's keypoints.
+BUNDLED_WEIGHTS = Path(__file__).resolve().parents[1] / "checkpoint" / "own_data.pth.tar"
 # For --ray_fit and --tell_noise: the standard deviation of the 2D joints in screen units, by their
 # source. 0 is exact. docs/accuracy.md says how that of noisy, 10 px at width 1,000, was chosen.
 SCREEN_SIGMAS = {"gt": 0.0, "noisy": 0.02}
@@ -91,11 +93,15 @@ class Lifter:
 
     @classmethod
     def load(
-        cls, path: str | Path, flip_test: bool | None = None, device: str = "auto"
+        cls,
+        path: str | Path = BUNDLED_WEIGHTS,
+        flip_test: bool | None = None,
+        device: str = "auto",
     ) -> "Lifter":
         """The network of our checkpoint or of a published one, ready to lift.
 
         Args:
+            path: of the checkpoint.
             flip_test: average with the prediction for the mirrored input; None does what the
                 checkpoint's run was tested with.
             device: "cpu", "cuda", "cuda:1"; "auto" prefers cuda.

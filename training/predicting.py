@@ -193,5 +193,5 @@ def smoothed(prediction: Prediction, filter_name: str | None) -> Prediction:
     if filter_name is None:
         return prediction
     if filter_name not in FILTERS:
-        raise UserError(f"smooth: give {', '.join(FILTERS)}, not {filter_name}")
+        raise UserError(f"--smooth: give {', '.join(FILTERS)}, not {filter_name}")
     return Smoother()(prediction)
