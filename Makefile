@@ -44,7 +44,7 @@ mutants: $(VENV)/.test-requirements
 
 coverage: $(VENV)/.test-requirements
 	$(VENV)/bin/coverage erase
-	$(VENV)/bin/coverage run -m pytest -q
+	$(VENV)/bin/coverage run -m pytest -q -n 2 --dist loadfile
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report --skip-covered
 	@for room in common data models training tools; do \

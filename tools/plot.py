@@ -92,7 +92,7 @@ def plot_ray_fit(args: argparse.Namespace, sources: Sequence[Path], out: Path) -
             f"--ray_fit needs: {' or '.join(SCREEN_SIGMAS)}"
         )
     check_cameras(data, "give another data set")
-    fitted = replace(lifter, screen_sigma=SCREEN_SIGMAS[args.keypoints])
+    fitted = replace(lifter, screen_sigma=SCREEN_SIGMAS[args.keypoints], ray_fit=True)
     before, after = (tested_poses(each.tested_pose, data) for each in (lifter, fitted))
     gain = mpjpe(before, data.targets_3d) - mpjpe(after, data.targets_3d)
     index = gain.argsort()[[int(share * (len(gain) - 1)) for share in _SHARES]]
