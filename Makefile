@@ -1,6 +1,7 @@
 # make demo   train and test on the bundled motion capture, from nothing but Python 3
 # make video VIDEO=path   find the person in a video and lift to 3D; without VIDEO, lift the
 #             bundled keypoints of squats. The results are in predictions/; FLAGS go to predict.py
+#             (but not -o, which is given)
 # make test   lint and tests
 # make faults runs that are killed, disks that are full, files that are damaged: half an hour
 # make fuzz   100,000 damaged and hostile files, command lines and specs, in minutes

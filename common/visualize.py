@@ -224,6 +224,11 @@ _ENLARGED = {
     (0.76, 0.19, 0.22, 0.15): tuple(f"left_{part}" for part in _FOOT),
 }
 _FEW = 2  # points of a part that need not be enlarged
+# Where the number of a crowded point is, by a part of its name: outwards and upwards of it.
+_NUMBERS = {
+    "eye_inner": (0, 6), "eye_outer": (0, -6), "eye": (0, 12), "ear": (0, 6), "nose": (0, 6),
+    "mouth": (0, 6), "heel": (4, -5), "toe": (0, -7), "foot": (0, -7),
+}  # fmt: skip
 
 
 def save_point_sets(path: Path, sets: Sequence[PointSet]) -> None:
@@ -251,7 +256,9 @@ def save_point_sets(path: Path, sets: Sequence[PointSet]) -> None:
             inset.margins(0.5, 0.35)
     for axes in list(figure.axes)[len(sets) :]:
         axes.set_axis_off()
-    figure.suptitle("the person's left side blue, right side orange; rings: made of points")
+    figure.suptitle(
+        "the person's left side blue, right side orange; rings: joints computed from several points"
+    )
     _save(figure, path)
 
 
@@ -277,13 +284,12 @@ def _draw_points(
         x, y, number = shown.points[name]
         axes.plot(x, y, "o", color=colour(name), markersize=3.5)
         if name in numbered:
-            away = {RIGHT: -4, LEFT: 4, MIDDLE: 9}[colour(name)]  # beside the ring
-            aside = (away, 6 * (colour(name) == MIDDLE))  # and above what crosses it
-            if name.startswith(_FACE):
-                away, aside = 0, (0, 6 + 6 * name.endswith("_eye"))  # others are close beside it
+            middle = (9, 6) if colour(name) == MIDDLE else (4, 0)  # beside the ring, above limbs
+            out, up = next((at for part, at in _NUMBERS.items() if part in name), middle)
+            out *= -1 if colour(name) == RIGHT else 1
             axes.annotate(
-                str(number), (x, y), aside, textcoords="offset points", fontsize=7,
-                ha=("center", "left", "right")[(away > 0) - (away < 0)], va="center",
+                str(number), (x, y), (out, up), textcoords="offset points", fontsize=7,
+                ha=("center", "left", "right")[(out > 0) - (out < 0)], va="center",
             )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])

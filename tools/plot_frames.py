@@ -55,7 +55,7 @@ def draw_scene(axes: Axes, joints: np.ndarray, rotation: np.ndarray) -> None:
         axes.plot(*np.stack([start, end]).T, color=colour, linewidth=2)
     _arrows(axes, _ORIGIN, np.eye(3), "world: z up  ", "right")
     _arrows(axes, _CAMERA, rotation.T, "camera: x right, y down, z forward\nabsolute_3d")
-    _arrows(axes, joints[0], rotation.T, "at the hip: poses_3d")
+    _arrows(axes, joints[0], rotation.T, "at the hip: poses_3d      ", "right", -0.2)
     axes.plot(*np.stack([_CAMERA, joints[0]]).T, color="0.6", linestyle=":")
     low, high = np.array([-1.2, -3.2, 0.0]), np.array([1.6, 0.6, 1.9])
     axes.set_box_aspect(high - low, zoom=1.6)
@@ -65,13 +65,18 @@ def draw_scene(axes: Axes, joints: np.ndarray, rotation: np.ndarray) -> None:
 
 
 def _arrows(
-    axes: Axes, at: np.ndarray, directions: np.ndarray, title: str, align: str = "left"
+    axes: Axes,
+    at: np.ndarray,
+    directions: np.ndarray,
+    title: str,
+    align: str = "left",
+    above: float = 0.12,
 ) -> None:
     for direction, name, colour in zip(directions, "xyz", _AXES, strict=True):
         axes.quiver(*at, *(0.6 * direction), color=colour, linewidth=1.5, clip_on=False)
         axes.text(*(at + 0.68 * direction), name, color=colour, fontsize=9)
     x, y, z = at
-    axes.text(x, y, z + 0.12, title, fontsize=8, horizontalalignment=align)
+    axes.text(x, y, z + above, title, fontsize=8, horizontalalignment=align)
 
 
 def draw_image(axes: Axes, pixels: np.ndarray) -> None:
