@@ -95,9 +95,9 @@ def test_nothing_is_promised_where_nothing_was_saved(call, spoil, tmp_path):
 def test_poses_that_are_not_finite_are_named_as_the_cause(call, monkeypatch, tmp_path):
     make = main_gcn.training_loader
 
-    def with_a_hole(args, dataset):
+    def with_a_hole(args, dataset, *more):
         dataset.targets_3d[7, 3] = math.nan
-        return make(args, dataset)
+        return make(args, dataset, *more)
 
     monkeypatch.setattr(main_gcn, "training_loader", with_a_hole)
     status, _, err = call(main_gcn.main, *FLAGS, "-c", tmp_path, "--name", "run")

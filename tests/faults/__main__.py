@@ -59,8 +59,7 @@ def campaign(args: argparse.Namespace, folder: Path) -> int:
     total = 0
     for what, parts in calls.items():
         total += show(what, together(what, args.jobs, parts))
-    print(filled_mount(folder, wanted["ground truth"]))
-    return total
+    return total + filled_mount(folder, wanted["ground truth"])
 
 
 def _new(folder: Path, name: str) -> Path:

@@ -11,20 +11,19 @@ _SIZES = (20, 60, 100, 140, 200)  # KiB
 _REFUSED = ("give --epochs a larger number", "has files but no checkpoint to go on from")
 
 
-def filled_mount(folder: Path, wanted: Path) -> str:
-    """Train in file systems of a few sizes, give each more room, and go on.
+def filled_mount(folder: Path, wanted: Path) -> int:
+    """Train in file systems of a few sizes, give each more room, and go on. Prints what was run and
+    what went wrong, and gives how many things did.
 
     Args:
         wanted: the folder of the undisturbed run of "ground truth".
-
-    Returns:
-        A line that says what was run and what went wrong.
     """
     mount = folder / "small"
     mount.mkdir()
     options = ["-t", "tmpfs", "-o"]
     if shutil.which("mount") is None or _run("mount", *options, "size=1m", "tmpfs", mount):
-        return "small file system: no mount is allowed here; the writer with faults ran instead"
+        print("small file system: no mount is allowed here; the writer with faults ran instead")
+        return 0
     wrong = []
     try:
         for size in _SIZES:
@@ -43,7 +42,8 @@ def filled_mount(folder: Path, wanted: Path) -> str:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     finally:
         _run("umount", mount)
-    return f"small file system: tmpfs of {len(_SIZES)} sizes, wrong: {len(wrong)} {wrong or ''}"
+    print(f"small file system: tmpfs of {len(_SIZES)} sizes, wrong: {len(wrong)} {wrong or ''}")
+    return len(wrong)
 
 
 def _run(*command: object) -> int:
