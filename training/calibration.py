@@ -301,12 +301,12 @@ class _Calibration:
     def costs(self, factors: Tensor, rows: Tensor) -> Tensor:
         """What ``common.ray_fit`` leaves of these frames with each of K bodies: (K, frames)."""
         screen, intrinsics = self.screen[rows], self.intrinsics[rows]
+        given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
         costs = []
         for body in factors:
             known = Known(self.proportions(body).expand(len(rows), -1))
             pose = self.lifter.lift(screen, intrinsics, known)
             lengths = known.lengths_of(pose, self.lifter.skeleton)
-            given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
             costs.append(ray_misfit(pose, *given, lengths, self.lifter.screen_sigma))
         return torch.stack(costs)
 

@@ -52,8 +52,6 @@ def find_run(parent: Path, name: str | None, script: str) -> Path | None:
 def is_empty_run(folder: Path) -> bool:
     """Whether a folder has nothing but what a run leaves that could save no checkpoint: one that
     ended early, or whose disk was full. With results it is not empty."""
-    if not folder.is_dir():
-        return False
     left = {OPTIONS, LOCK, LOG, *PICTURES, POSES_BY_ERROR}
     names = {path.name for path in folder.iterdir()}
     return all(name in left or is_partial(name) or name.startswith(NOT_FINITE) for name in names)
