@@ -12,6 +12,7 @@ from models.build import build_model
 from tests.conftest import SLICE
 from tools import plot
 from tools.plot import share_without_bone
+from training.lifter import Lifter
 
 
 @pytest.fixture
@@ -164,6 +165,10 @@ def test_the_fit_is_not_drawn_where_it_cannot_be(checkpoint, call, monkeypatch):
     monkeypatch.setattr(plot, "_on_data", lambda args, source: _unknown(*load(args, source)))
     status, _, err = call(plot.main, "ray_fit", checkpoint(), *flags)
     assert status == 2 and "the cameras of hdm05 are not known: give another data set" in err
+    monkeypatch.setattr(plot, "_on_data", load)
+    monkeypatch.setattr(Lifter, "largest_fitted_sigma", 0.004)
+    status, _, err = call(plot.main, "ray_fit", checkpoint(), *flags, "-k", "noisy")
+    assert status == 2 and "the 2D joints are off by 10 px" in err and "give --keypoints gt" in err
     monkeypatch.setattr(plot, "SCREEN_SIGMAS", {"noisy": 0.02})
     status, _, err = call(plot.main, "ray_fit", checkpoint(), *flags)
     assert status == 2 and "--keypoints gt: the error of these 2D joints is not known" in err

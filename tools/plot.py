@@ -54,6 +54,7 @@ from training.find_run import LOG
 from training.lifter import SCREEN_SIGMAS, Lifter, check_cameras, load_lifter
 from training.load_data import ROOT
 from training.pictures import tested_poses, title_of
+from training.report import ray_fit_remark
 
 _MOST = 10**9  # epochs, millimetres
 _SHARES = (0.05, 0.5, 0.95)  # of the poses, by what --ray_fit gains
@@ -93,6 +94,8 @@ def plot_ray_fit(args: argparse.Namespace, sources: Sequence[Path], out: Path) -
         )
     check_cameras(data, "give another data set")
     fitted = replace(lifter, screen_sigma=SCREEN_SIGMAS[args.keypoints], ray_fit=True)
+    if not fitted.fits:
+        raise UserError(f"{ray_fit_remark(fitted, args.keypoints)}: give --keypoints gt")
     before, after = (tested_poses(each.tested_pose, data) for each in (lifter, fitted))
     gain = mpjpe(before, data.targets_3d) - mpjpe(after, data.targets_3d)
     index = gain.argsort()[[int(share * (len(gain) - 1)) for share in _SHARES]]
