@@ -1,6 +1,7 @@
 """What is found out about one person's body, and the JSON file that keeps it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,16 @@ class Body:
 
     Attributes:
         how: a sentence: where the values come from, or why they are not known.
-        proportions: {bone: its length over the size}; None where they are not known.
-        uncertainty: {bone: standard deviation of its proportion, a share of it}, or None.
+        proportions: {bone: its length over the size, or None where that is not known}; None where
+            no bone's is known.
+        uncertainty: {bone: standard deviation of its proportion, a share of it, or None}, or None.
         size: the mean length of all J - 1 bones, metres; None where it is not known.
         size_uncertainty: its standard deviation, metres, or None.
     """
 
     how: str
-    proportions: dict[str, float] | None = None
-    uncertainty: dict[str, float] | None = None
+    proportions: dict[str, float | None] | None = None
+    uncertainty: dict[str, float | None] | None = None
     size: float | None = None
     size_uncertainty: float | None = None
 
@@ -53,11 +55,33 @@ class Body:
         proportions = size = None
         if self.proportions is not None:
             _check_bones("the body", self.proportions, skeleton)
-            row = torch.tensor([self.proportions[bone] for bone in bone_names(skeleton)])
+            row = [self.proportions[bone] for bone in bone_names(skeleton)]
+            row = torch.tensor([math.nan if value is None else value for value in row])
             proportions = row.expand(count, -1)
         if self.size is not None:
             size = torch.full((count,), self.size)
         return Known(proportions, size, None if up is None else up.expand(count, -1))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the proportions of all bones are known."""
+        return self.proportions is not None and None not in self.proportions.values()
+
+    def of_bones(self, bones: Collection[str]) -> "Body":
+        """The same without the proportions of all other bones."""
+        left_out = [
+            bone
+            for bone, value in (self.proportions or {}).items()
+            if value is not None and bone not in bones
+        ]
+        if not left_out:
+            return self
+        tables = (
+            table and {k: None if k in left_out else v for k, v in table.items()}
+            for table in (self.proportions, self.uncertainty)
+        )
+        how = f"{self.how}; without {', '.join(left_out)}, not rigid with these keypoints"
+        return Body(how, *tables, self.size, self.size_uncertainty)
 
     def with_size(self, size: float, how: str, uncertainty: float | None = None) -> "Body":
         how = f"{self.how}; size {how}".removeprefix("; ")
@@ -109,8 +133,8 @@ def read_body(path: Path, skeleton: Skeleton) -> Body:
     *tables, size, size_uncertainty, how = (content.get(key) for key in _KEYS)
     numbers = [table for table in tables if table is not None]
     whole = (
-        all(isinstance(table, dict) and all(map(_is_number, table.values())) for table in numbers)
-        and all(value is None or _is_number(value) for value in (size, size_uncertainty))
+        all(isinstance(table, dict) and all(map(_may_be, table.values())) for table in numbers)
+        and all(map(_may_be, (size, size_uncertainty)))
         and isinstance(how, str)
         and not (tables[1] and not tables[0])
         and size != 0
@@ -119,14 +143,17 @@ def read_body(path: Path, skeleton: Skeleton) -> Body:
         raise UserError(f"{path} is damaged: it lacks values of a body; make it again")
     for table in numbers:
         _check_bones(str(path), table, skeleton)
-    names = bone_names(skeleton)
-    proportions = tables[0]
-    if proportions and not (
-        min(proportions.values()) > 0
-        and abs(sum(map(proportions.get, names)) / len(names) - 1) < _OFF_MEAN
-    ):
+    body = Body(how, *tables, size, size_uncertainty)
+    if body.proportions and not _may_be_proportions(body.known(1, skeleton).proportions[0]):
         raise UserError(f"{path} is damaged: its proportions have not the mean 1; make it again")
-    return Body(how, *tables, size, size_uncertainty)
+    return body
+
+
+def _may_be_proportions(row: Tensor) -> bool:
+    """Whether these (J - 1,) are proportions: above 0, of the mean 1 if all are known."""
+    known = row[~row.isnan()]
+    off = abs(known.mean().item() - 1) if len(known) == len(row) else 0.0
+    return len(known) > 0 and known.min().item() > 0 and off < _OFF_MEAN
 
 
 def _check_bones(what: str, table: dict[str, float], skeleton: Skeleton) -> None:
@@ -137,5 +164,6 @@ def _check_bones(what: str, table: dict[str, float], skeleton: Skeleton) -> None
         )
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= _LARGEST  # which NaN is not
+def _may_be(value: Any) -> bool:
+    """Whether it is a value of a body: a number, or None where it is not known."""
+    return value is None or (type(value) in (int, float) and 0 <= value <= _LARGEST)  # NaN is not

@@ -20,7 +20,8 @@ from common.skeleton import Skeleton
 class Known:
     """What is known of the persons and cameras of B poses.
 
-    None: unknown for all poses. NaN: unknown for that pose; then all its values of a row are NaN.
+    None: unknown for all poses. NaN: unknown for that pose; then all its values of a row are NaN,
+    but for proportions, which may be known of some bones only.
 
     Attributes:
         proportions: (B, J - 1) bone lengths over the body's size, in the order of
@@ -39,7 +40,7 @@ class Known:
 
     def lengths_of(self, pose: Tensor, skeleton: Skeleton) -> Tensor:
         """The bone lengths (B, J - 1) that are known of poses (B, J, 3), metres. A size that is not
-        known is that of the pose. NaN where the proportions are not known."""
+        known is that of the pose. NaN where a proportion is not known."""
         own = bone_lengths(pose, skeleton).mean(dim=1)
         if self.proportions is None:
             return own.new_full((len(pose), skeleton.num_joints - 1), torch.nan)

@@ -95,8 +95,8 @@ def fit_to_rays(
         pose: (B, J, 3) predicted poses, metres, camera space, relative to any point.
         screen: (B, J, 2) screen coordinates, with lens distortion.
         intrinsics: (B, 9), see ``common.camera``.
-        lengths: (B, J - 1) known lengths of the bones, metres, in the order of ``Skeleton.bones``;
-            None if there are none.
+        lengths: (B, J - 1) known lengths of the bones, metres, in the order of ``Skeleton.bones``,
+            NaN for a bone whose length is not known; None if none is.
         screen_sigma: s_u, screen units; 0 for exact 2D joints.
         depths: (B, J) metres, to start from; None starts from the pose at its solved translation.
         steps: of the minimisation.
@@ -180,7 +180,13 @@ class _Fit:
             lengths: (B, J - 1) or None.
         """
         self.pose, self.rays, self.precision = pose, rays, precision
-        self.sigmas, self.lengths = sigmas, lengths
+        self.sigmas = sigmas
+        self.lengths = self.length_sigmas = None
+        if lengths is not None:
+            unknown = lengths.isnan()
+            self.lengths = lengths.masked_fill(unknown, 0)
+            told = lengths.new_tensor(sigmas.lengths).expand_as(lengths)
+            self.length_sigmas = told.masked_fill(unknown, torch.inf)
         # A bone is named by its outer joint, and the root is no bone's.
         self.parents, self.left, self.right = (
             torch.tensor(joints, device=pose.device)
@@ -253,7 +259,7 @@ class _Fit:
     def _part(self, index: Tensor) -> "_Fit":
         """Some of the poses."""
         part = copy(self)
-        for name in ("pose", "rays", "precision", "lengths"):
+        for name in ("pose", "rays", "precision", "lengths", "length_sigmas"):
             values = getattr(self, name)
             setattr(part, name, None if values is None else values[index])
         return part
@@ -306,4 +312,4 @@ class _Fit:
         symmetry = (left - right) / self.sigmas.symmetry
         if told is None:
             return symmetry
-        return torch.cat([symmetry, told / told.new_tensor(self.sigmas.lengths).unsqueeze(1)], 1)
+        return torch.cat([symmetry, told / self.length_sigmas.unsqueeze(2)], dim=1)

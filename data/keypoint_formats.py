@@ -50,6 +50,15 @@ class KeypointFormat:
         names = skeleton.names
         return [(j, p) for j, p in skeleton.bones() if (names[j], names[p]) in self.rigid]
 
+    def rigid_kinds(self, skeleton: Skeleton) -> frozenset[str]:
+        """The bones that a ``common.body.Body`` may have: those of the kinds, as of
+        ``common.skeleton.BONE_GROUPS``, of which all bones are rigid."""
+        rigid = self.rigid_bones(skeleton)
+        kinds = dict(zip(skeleton.bones(), skeleton.bone_groups(), strict=True))
+        flexible = {kind for bone, kind in kinds.items() if bone not in rigid}
+        kept = [joint for (joint, _), kind in kinds.items() if kind not in flexible]
+        return frozenset(skeleton.names[joint].lstrip("LR") for joint in kept)
+
 
 # ---- what several formats share ----
 

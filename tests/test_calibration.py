@@ -17,6 +17,7 @@ from common.person import PersonStatistics, bone_lengths, proportions_and_size
 from common.ray_fit import ray_misfit, usual_sigmas
 from common.skeleton import BONE_GROUPS, H36M_16, H36M_17
 from common.standing_height import standing_height
+from data.keypoint_formats import FORMATS
 from data.pose_dataset import PoseBatch
 from tests.conftest import load_h36m, make_h36m
 from training import calibration
@@ -98,6 +99,41 @@ def test_proportions_are_found_from_2d_alone(seen, monkeypatch):
     monkeypatch.setattr(calibration, "_STEPS", 1)
     again = [calibrate(lifter, screen[few], intrinsics[few], seeds=(0, 1)) for _ in range(2)]
     assert again[0] == again[1]  # no draw of the global generator
+
+
+def test_only_rigid_bones_are_fitted_told_and_imposed(seen, monkeypatch):
+    screen, intrinsics, pose, lifter = person(seen, FACTORS)
+    monkeypatch.setattr(calibration, "_STEPS", 40)
+    few = slice(None, None, 5)
+    told = []
+
+    def lift(self, screen, intrinsics, known=None):
+        told.append(known.proportions)
+        return self.network(screen)
+
+    monkeypatch.setattr(Lifter, "lift", lift)
+    rigid = FORMATS["coco17"].rigid_kinds(H36M_16)
+    body = calibrate(lifter, screen[few], intrinsics[few], seeds=(0, 1), bones=rigid)
+    trunk = {"Spine", "Thorax", "Head", "Shoulder"}
+    assert {bone for bone, value in body.proportions.items() if value is None} == trunk
+    assert {bone for bone, value in body.uncertainty.items() if value is None} == trunk
+    assert not body.is_whole
+    assert body.how.endswith(
+        "without Spine, Thorax, Head, Shoulder, not rigid with these keypoints"
+    )
+    unknown = torch.tensor([bone in trunk for bone in bone_names(H36M_16)])
+    rows = [known for known in told if known is not None]
+    assert rows and all(torch.equal(row.isnan(), unknown.expand_as(row)) for row in rows)
+    # Legs and arms came out longer and shorter by the true factors, relative to each other.
+    mean = by_bone(lifter.persons.proportions, H36M_16)
+    true = by_bone(proportions_and_size(pose, H36M_16)[0].mean(dim=0), H36M_16)
+    limbs = sorted(rigid)
+    found, wanted = (
+        torch.tensor([of[bone] / mean[bone] for bone in limbs]).log()
+        for of in (body.proportions, true)
+    )
+    off = (found - found.mean()) - (wanted - wanted.mean())
+    assert off.abs().mean() < 0.015 and off.abs().max() < 0.03, off
 
 
 def test_a_fit_far_from_the_poses_is_not_trusted(seen, monkeypatch):
@@ -248,6 +284,11 @@ def test_the_height_of_a_person_tells_the_size(seen):
     assert with_person_height(Body("x"), lifter, 1.73).size != body.size
     plain = replace(lifter, persons=None)
     assert with_person_height(body, plain, 1.73).size == body.size
+    legs = body.of_bones({"Knee", "Foot"})
+    filled = with_person_height(legs, lifter, 1.73).size
+    assert filled not in (body.size, with_person_height(Body("x"), lifter, 1.73).size)
+    with pytest.raises(UserError, match="needs the proportions"):
+        with_person_height(legs, plain, 1.73)
     with pytest.raises(UserError, match=r"metres, from 0\.4 to 2\.6, not 173"):
         with_person_height(body, lifter, 173)
     with pytest.raises(UserError, match="needs the proportions"):
@@ -271,6 +312,7 @@ def test_a_body_comes_back_from_its_file(tmp_path, skeleton):
         Body("nothing"),
         Body("x", proportions, dict.fromkeys(names, 0.01)),
         Body("x", proportions, None, 0.25, 0.002),
+        Body("x", proportions, dict.fromkeys(names, 0.01)).of_bones({"Knee", "Foot"}),
     ):
         body.save(path)
         assert read_body(path, skeleton) == body
@@ -297,6 +339,8 @@ def test_other_files_are_no_bodies_and_are_not_replaced(tmp_path):
         ({"proportions": [1.0]}, "lacks values of a body"),
         ({"proportions": proportions | {"Hip": float("nan")}}, "lacks values of a body"),
         ({"proportions": proportions | {"Hip": 2.0}}, "have not the mean 1"),
+        ({"proportions": proportions | {"Hip": 0.0, "Knee": None}}, "have not the mean 1"),
+        ({"proportions": dict.fromkeys(proportions)}, "have not the mean 1"),
         ({"proportions": proportions | {"Ear": 1.0}}, "has not the bones"),
     ):
         path.write_text(json.dumps(whole | damage))

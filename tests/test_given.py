@@ -21,8 +21,10 @@ from common.prediction import Prediction
 from common.skeleton import H36M_16, H36M_17
 from common.standing_height import standing_height
 from common.told_channels import ToldChannels
+from data.keypoint_formats import FORMATS
 from data.keypoints import keypoints_of_array
 from models.build import build_model
+from tests import keypoint_writers as made
 from tools.made_bodies import made_motion
 from training import predicting
 from training.given import Given
@@ -121,6 +123,19 @@ def test_a_network_is_told_what_is_known(lifter, pixels, truth, body):
         "calibrated; size measured",
     )
     assert lift(lifter, pixels).clip().up == LEVEL_UP and lift(lifter, pixels).up is None
+
+
+def test_bones_that_are_not_rigid_with_a_detector_are_left_out_of_a_body(lifter, pixels, body):
+    points = made.points_of(made.made_person(frames=FRAMES), "coco17")
+    found = lifter(points, made.SIZE, "coco17", **CAMERA, body=body)
+    told = lifter.network.inputs[0, :, 3].bool().tolist()
+    rigid = FORMATS["coco17"].rigid_kinds(H36M_17)
+    assert dict(zip(bone_names(H36M_17), told[1:], strict=True)) == {
+        bone: bone in rigid for bone in bone_names(H36M_17)
+    }
+    left_out = "without Spine, Thorax, Neck/Nose, Head, Shoulder, not rigid with these keypoints"
+    assert any(words.endswith(left_out) for words in found.known)
+    assert "not rigid" not in str(lift(lifter, pixels, body=body).known)
 
 
 def test_a_network_is_told_how_exact_the_keypoints_are(plain, pixels):
@@ -265,7 +280,8 @@ EXACT = ("--fov", 60, "--keypoint_error", 0)
 def test_a_calibrated_body_is_written_and_read_again(run, files, monkeypatch):
     given_frames = []
 
-    def calibrate(lifter, screen, camera, sigma):
+    def calibrate(lifter, screen, camera, sigma, bones):
+        assert bones == set(bone_names(H36M_17))
         given_frames.append((len(screen), sigma, torch.is_inference_mode_enabled()))
         return BODY
 
@@ -329,7 +345,9 @@ def test_y_that_points_up_is_warned_of(run, files, pixels):
 
 def test_images_with_joints_that_were_filled_in_do_not_calibrate(lifter, pixels, monkeypatch):
     seen = []
-    monkeypatch.setattr(predicting, "calibrate", lambda _, screen, *given: seen.append(screen))
+    monkeypatch.setattr(
+        predicting, "calibrate", lambda _, screen, *given, bones: seen.append(screen)
+    )
     gap = pixels.copy()
     gap[2, 5] = np.nan
     found = keypoints_of_array(gap, H36M_17, "h36m17", SIZE)

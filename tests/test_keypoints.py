@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from common.body import bone_names
 from common.errors import UserError
 from common.skeleton import H36M_16, H36M_17
 from data.keypoint_files import read_keypoint_file
@@ -123,6 +124,11 @@ def test_rigid_bones_have_one_length_in_every_pose(form):
     if form.word in TRUNK and not form.word.startswith(("h36m", "sh")):
         assert rigid.isdisjoint({"Spine", "Thorax", "Neck/Nose", "LShoulder"})
         assert "Head" not in {H36M_16.names[j] for j, _ in form.rigid_bones(H36M_16)}
+        # With 17 joints the bone from nose to eyes is rigid, but not its kind: the neck is not.
+        for each in (H36M_16, H36M_17):
+            assert form.rigid_kinds(each) == {"Hip", "Knee", "Foot", "Elbow", "Wrist"}
+    elif form.word.startswith(("h36m", "sh")):
+        assert form.rigid_kinds(skeleton) == set(bone_names(skeleton))
 
 
 def test_order_is_told_by_the_poses_of_the_bundled_data():

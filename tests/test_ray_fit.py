@@ -141,6 +141,20 @@ def test_it_corrects_a_pose_and_known_lengths_correct_it_more(people):
     assert torch.equal(fit_to_rays(pose, screen, intrinsics, H36M_16, left_out, 2 * known), free)
 
 
+def test_lengths_may_be_known_of_some_bones_only(people):
+    joints, screen, intrinsics = people
+    pose = joints + 0.03 * torch.randn_like(joints)
+    lengths, known = 1.05 * bone_lengths(joints), torch.arange(15) % 3 > 0
+    some = [sigma if k else torch.inf for sigma, k in zip(SIGMAS.lengths, known, strict=True)]
+    some = Sigmas(SIGMAS.joints, SIGMAS.symmetry, some)
+    given = (pose, screen, intrinsics, H36M_16)
+    expected = fit_to_rays(*given, some, lengths)
+    found = fit_to_rays(*given, SIGMAS, lengths.masked_fill(~known, torch.nan))
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, fit_to_rays(*given, SIGMAS, lengths), atol=1e-3)
+    assert not torch.allclose(found, fit_to_rays(*given, SIGMAS), atol=1e-3)
+
+
 def test_little_noise_is_exact_2d_and_much_leaves_the_pose(people):
     joints, screen, intrinsics = people
     pose = joints + 0.02 * torch.randn_like(joints)

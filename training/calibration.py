@@ -8,7 +8,8 @@ on the mean proportions of the training persons. They minimise the mean over fra
     log(1 + the sum that ``common.ray_fit`` leaves with these proportions, without symmetry)
     + the sum over kinds of (log factor / 5%)^2, with the weight of one frame
 
-The network is told the proportions if it can be told any; its weights do not change. The logarithm
+Of keypoints whose trunk or head is not rigid, only the kinds of rigid bones have factors. The
+network is told the proportions if it can be told any; its weights do not change. The logarithm
 bounds the influence of frames that fit no person. Three fits begin at different factors, and each
 draws other frames; the fit with the lowest sum over common frames wins. How much they differ is the
 uncertainty.
@@ -27,7 +28,7 @@ Nothing here sees a 3D joint of the person.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ from common.metrics import root_centred
 from common.person import Known, bone_lengths, left_right_means, proportions_and_size
 from common.progress import Progress
 from common.ray_fit import Sigmas, ray_misfit
-from common.skeleton import BONE_GROUPS, Skeleton
+from common.skeleton import BONE_GROUPS
 from common.standing_height import check_height, scale_to_height
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def calibrate(
     intrinsics: Tensor,
     screen_sigma: float | None = 0.0,
     seeds: Sequence[int] = (0, 1, 2),
+    bones: Collection[str] | None = None,
 ) -> Body:
     """The proportions of a person from frames of the person, in any order, of one or more cameras.
 
@@ -78,32 +80,36 @@ def calibrate(
         screen_sigma: standard deviation of the 2D joints, screen units; 0 for exact ones, None
             where it is not known.
         seeds: of the fits, at least two.
+        bones: the rigid ones, see ``data.keypoint_formats.KeypointFormat.rigid_kinds``; None for
+            all. The others are neither fitted nor told nor imposed.
 
     Returns:
-        A body without size. Its proportions are unknown where there are fewer than 50 frames,
-        where the 2D joints are off by more than 1 px at width 1,000, where no two fits agree to
-        2%, where a rigid bone is more than 5% off the medians of the poses, or where two bodies fit
-        the frames much better than one; ``how`` says so. The uncertainty is how much the fits
-        differ; a wrong pose of the network in every frame, and a left side that is not as the
+        A body of these bones, without size. Its proportions are unknown where there are fewer than
+        50 frames, where the 2D joints are off by more than 1 px at width 1,000, where no two fits
+        agree to 2%, where a rigid bone is more than 5% off the medians of the poses, or where two
+        bodies fit the frames much better than one; ``how`` says so. The uncertainty is how much the
+        fits differ; a wrong pose of the network in every frame, and a left side that is not as the
         right one, come on top.
     """
     if reason := _why_not(len(keypoints), screen_sigma):
         return Body(reason)
     lifter = lifter.seeing(screen_sigma)
-    fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1))
+    bones = frozenset(bone_names(lifter.skeleton) if bones is None else bones)
+    fit = _Calibration(lifter, keypoints, intrinsics.expand(len(keypoints), -1), bones)
     factors = torch.cat([fit.fitted(seed) for seed in seeds])
     with torch.no_grad():
         misfits = torch.stack([fit.misfit(row.unsqueeze(0), fit.judged) for row in factors])
         found = torch.stack([fit.proportions(row) for row in factors])
     best = int(misfits.argmin())
-    reason = _why_not_trusted(found, best, fit.middle, lifter.skeleton)
+    rigid = [name in bones and name not in _HEAD for name in bone_names(lifter.skeleton)]
+    reason = _why_not_trusted(found[:, rigid], best, fit.middle[rigid])
     if reason := reason or fit.why_not_one_person(factors[best]):
         return Body(reason)
     return Body(
         f"proportions calibrated from {len(keypoints):,} frames of the person's 2D",
         by_bone(found[best], lifter.skeleton),
         by_bone(found.log().std(dim=0), lifter.skeleton),
-    )
+    ).of_bones(bones)
 
 
 def medians(
@@ -178,21 +184,24 @@ def with_camera_height(
 def with_person_height(body: Body, lifter: Lifter, height: float) -> Body:
     """The body with the size of a person who stands so high, barefoot, in metres.
 
-    ``common.standing_height`` says how the bones make the height. Where the proportions are
-    unknown, those of the mean training person are used.
+    ``common.standing_height`` says how the bones make the height. Proportions that are unknown are
+    taken from the mean training person.
 
     Raises:
-        UserError: the height is none of a person, or no proportions are known.
+        UserError: the height is none of a person, or proportions are known from neither.
     """
     check_height(height)
-    if body.proportions is None and lifter.persons is None:
+    names, persons = bone_names(lifter.skeleton), lifter.persons
+    usual = by_bone(persons.proportions, lifter.skeleton) if persons else {}
+    own = {bone: value for bone, value in (body.proportions or {}).items() if value is not None}
+    proportions = usual | own
+    if not proportions.keys() >= set(names):
         raise UserError(
             "the height of a person needs the proportions, and this checkpoint does not say "
             "those of its training persons: calibrate"
         )
-    row = body.known(1, lifter.skeleton).proportions
-    proportions = lifter.persons.proportions if row is None else row[0]
-    size = scale_to_height(np.asarray(proportions), lifter.skeleton, height)
+    lengths = np.array([proportions[bone] for bone in names])
+    size = scale_to_height(lengths, lifter.skeleton, height)
     return body.with_size(float(size), f"from a height of {height:g} m")
 
 
@@ -223,18 +232,17 @@ def _why_not(count: int, screen_sigma: float | None) -> str | None:
     return None
 
 
-def _why_not_trusted(found: Tensor, best: int, middle: Tensor, skeleton: Skeleton) -> str | None:
-    """Why the fits (F, J - 1) are not to be trusted; None if they are.
+def _why_not_trusted(found: Tensor, best: int, middle: Tensor) -> str | None:
+    """Why the proportions (F, bones) of F fits are not to be trusted; None if they are.
 
     Args:
-        middle: (J - 1,) the medians of the poses.
+        middle: (bones,) the medians of the poses.
     """
-    rigid = [name not in _HEAD for name in bone_names(skeleton)]
-    off = (found / found[best]).log()[:, rigid].square().mean(dim=1).sqrt()
+    off = (found / found[best]).log().square().mean(dim=1).sqrt()
     nearest = off.sort().values[1].item()
     if not nearest < _LARGEST_DIFFERENCE:
         return f"proportions unknown: the fits of the calibration differ by {nearest:.1%}"
-    far = (found[best] / middle).log()[rigid].abs().max().item()
+    far = (found[best] / middle).log().abs().max().item()
     if not far < _FARTHEST_FROM_MEDIANS:
         return f"proportions unknown: the calibration is {far:.1%} off the medians of the poses"
     return None
@@ -267,6 +275,7 @@ class _Calibration:
     lifter: Lifter
     screen: Tensor
     intrinsics: Tensor
+    bones: frozenset[str]  # the rigid ones
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
@@ -284,8 +293,17 @@ class _Calibration:
         return found.known(1, self.lifter.skeleton).proportions[0].to(self.screen)
 
     @cached_property
+    def rigid(self) -> Tensor:
+        """(J - 1,) whether a bone is rigid."""
+        names = bone_names(self.lifter.skeleton)
+        return torch.tensor([name in self.bones for name in names], device=self.screen.device)
+
+    @cached_property
     def sigmas(self) -> Sigmas:
-        return Sigmas(self.lifter.sigmas.joints, math.inf, self.lifter.sigmas.lengths)
+        """Without symmetry, and without the lengths of bones that are not rigid."""
+        lengths = self.screen.new_tensor(self.lifter.sigmas.lengths)
+        lengths = lengths.masked_fill(~self.rigid, math.inf)
+        return Sigmas(self.lifter.sigmas.joints, math.inf, lengths.tolist())
 
     @cached_property
     def judged(self) -> Tensor:
@@ -305,7 +323,8 @@ class _Calibration:
         costs = []
         for body in factors:
             known = Known(self.proportions(body).expand(len(rows), -1))
-            pose = self.lifter.lift(screen, intrinsics, known)
+            told = Known(known.proportions.masked_fill(~self.rigid, torch.nan))
+            pose = self.lifter.lift(screen, intrinsics, told)
             lengths = known.lengths_of(pose, self.lifter.skeleton)
             costs.append(ray_misfit(pose, *given, lengths, self.lifter.screen_sigma))
         return torch.stack(costs)
@@ -328,7 +347,10 @@ class _Calibration:
         drawn = torch.randint(count, (count,), generator=generator)
         start = torch.zeros(1, len(BONE_GROUPS), device=device) if start is None else start
         noise = _START_SIGMA * torch.randn(start.shape, generator=generator)
-        factors = (start + noise.to(start)).requires_grad_()
+        kinds = torch.tensor(self.lifter.skeleton.bone_groups(), device=device)
+        fitted = torch.zeros(len(BONE_GROUPS), device=device)
+        fitted[kinds[self.rigid]] = 1  # the factors of all other kinds stay 0
+        factors = (start + fitted * noise.to(start)).requires_grad_()
         optimizer = torch.optim.Adam([factors])
         what = f"calibration, seed {seed}" + (", two bodies" if len(factors) > 1 else "")
         for step in self.progress.follow(range(steps), what, steps, "step", leave=False):
@@ -337,7 +359,7 @@ class _Calibration:
             batch = drawn[torch.randint(count, size, generator=generator)]
             misfit = self.misfit(factors, batch.to(device))
             (gradient,) = torch.autograd.grad(misfit, factors)
-            factors.grad = gradient.nan_to_num(0, 0, 0)  # no pose may stop the fit
+            factors.grad = fitted * gradient.nan_to_num(0, 0, 0)  # no pose may stop the fit
             torch.nn.utils.clip_grad_norm_([factors], _MAX_NORM)
             optimizer.step()
         return factors.detach()

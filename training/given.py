@@ -212,7 +212,7 @@ class Given:
                     "--camera_height: the person is not seen below the camera: check it, --gravity "
                     "and the camera"
                 )
-        elif self.person_height is not None and (body.proportions or lifter.told.body):
+        elif self.person_height is not None and (body.is_whole or lifter.told.body):
             body = with_person_height(body, lifter, self.person_height)
         return body
 

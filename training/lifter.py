@@ -290,7 +290,7 @@ class Lifter:
             known: of the B persons; proportions that are known are imposed.
         """
         lengths = known.lengths_of(pose, self.skeleton)
-        told = lengths.isfinite().all(dim=1)
+        told = lengths.isfinite().any(dim=1)
         fitted = torch.empty_like(pose)
         for rows, steps in ((told, _TOLD_FIT_STEPS), (~told, _FIT_STEPS)):
             if rows.any():

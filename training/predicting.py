@@ -50,6 +50,8 @@ def predict_track(
         UserError: what is told is impossible.
     """
     told.check_network(lifter)
+    if told.body:
+        told = replace(told, body=told.body.of_bones(found.form.rigid_kinds(lifter.skeleton)))
     lifter = lifter.seeing(told.fit_sigma)
     device = next(lifter.network.parameters()).device
     screen = screen_joints(track, found).to(device)
@@ -88,7 +90,8 @@ def calibrated(lifter: Lifter, track: Track, found: Keypoints, told: Given) -> B
     device = next(lifter.network.parameters()).device
     screen = screen_joints(track, found)[~torch.from_numpy(track.interpolated).any(dim=1)]
     camera = told.camera(found.size).to(device)
-    return calibrate(lifter, screen.to(device), camera, told.screen_sigma)
+    bones = found.form.rigid_kinds(lifter.skeleton)
+    return calibrate(lifter, screen.to(device), camera, told.screen_sigma, bones=bones)
 
 
 def _lifted(
@@ -133,7 +136,7 @@ def _with_place(
 def _scale(poses: np.ndarray, lifter: Lifter, told: Given, body: Body) -> tuple[float, list[str]]:
     """The factor that gives poses (T, J, 3) the person's size; and the size, in words, if it is
     assumed and absolute poses depend on it."""
-    of_height = told.person_height is not None and body.proportions is None
+    of_height = told.person_height is not None and not body.is_whole
     if not of_height and body.size is None and not told.camera_is_known:
         return 1.0, []
     bones = bone_lengths(torch.from_numpy(poses), lifter.skeleton)
