@@ -21,8 +21,10 @@ class ToldChannels:
 
     Attributes:
         body: each joint has four more channels: the proportion of the bone that ends there, minus
-            the mean of the training persons, times 20 (0 at the root); 1 if it is known, else 0;
-            the size over the mean size, minus 1, times 20; 1 if it is known, else 0.
+            the mean of the training persons, times 20 (0 at the root); 1 if the proportions are
+            known, else 0; the size over the mean size, minus 1, times 20; 1 if it is known, else 0.
+            Where some proportions are known, the others are taken to be the means: a training tells
+            all or none.
         gravity: each joint has three more channels: the upward direction in the space of the input
             view, a unit vector.
         noise: each joint has one more channel: s / (s + 2 px) of the standard deviation s of the 2D
@@ -78,8 +80,7 @@ class ToldChannels:
         means = inputs.new_tensor([1.0, *statistics.proportions])
         proportions, size = means.new_full((batch, joints), torch.nan), known.size
         if known.proportions is not None:
-            # The root has no bone. NaN says there as well that the pose's body is not known.
-            root = 1 + 0 * known.proportions[:, :1]
+            root = torch.full_like(known.proportions[:, :1], torch.nan)  # which has no bone
             proportions = torch.cat([root, known.proportions], dim=1) - means
         if size is None:
             size = means.new_full((batch,), torch.nan)
@@ -88,5 +89,6 @@ class ToldChannels:
 
 
 def _with_flag(values: Tensor) -> Tensor:
-    """Values (B, J) -> (B, J, 2): themselves, or 0 where they are NaN; and 1, or 0 there."""
-    return torch.stack([values.nan_to_num(), (~values.isnan()).to(values.dtype)], dim=2)
+    """Values (B, J) -> (B, J, 2): themselves, or 0 for NaN; and 1, or 0 in rows of NaN alone."""
+    flag = (~values.isnan()).any(dim=1, keepdim=True).expand_as(values)
+    return torch.stack([values.nan_to_num(), flag.to(values.dtype)], dim=2)

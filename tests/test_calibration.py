@@ -101,7 +101,7 @@ def test_proportions_are_found_from_2d_alone(seen, monkeypatch):
     assert again[0] == again[1]  # no draw of the global generator
 
 
-def test_only_rigid_bones_are_fitted_told_and_imposed(seen, monkeypatch):
+def test_only_rigid_bones_are_fitted_and_told(seen, monkeypatch):
     screen, intrinsics, pose, lifter = person(seen, FACTORS)
     monkeypatch.setattr(calibration, "_STEPS", 40)
     few = slice(None, None, 5)

@@ -128,11 +128,12 @@ def test_a_network_is_told_what_is_known(lifter, pixels, truth, body):
 def test_bones_that_are_not_rigid_with_a_detector_are_left_out_of_a_body(lifter, pixels, body):
     points = made.points_of(made.made_person(frames=FRAMES), "coco17")
     found = lifter(points, made.SIZE, "coco17", **CAMERA, body=body)
-    told = lifter.network.inputs[0, :, 3].bool().tolist()
+    channels = lifter.network.inputs[0, :, 2:]
     rigid = FORMATS["coco17"].rigid_kinds(H36M_17)
-    assert dict(zip(bone_names(H36M_17), told[1:], strict=True)) == {
-        bone: bone in rigid for bone in bone_names(H36M_17)
-    }
+    told = torch.tensor([bone in rigid for bone in bone_names(H36M_17)])
+    away = body.known(1, H36M_17).proportions[0] - torch.tensor(lifter.persons.proportions)
+    assert torch.allclose(channels[1:, 0], 20 * away * told, atol=1e-4) and away[~told].any()
+    assert (channels[:, 1] == 1).all()
     left_out = "without Spine, Thorax, Neck/Nose, Head, Shoulder, not rigid with these keypoints"
     assert any(words.endswith(left_out) for words in found.known)
     assert "not rigid" not in str(lift(lifter, pixels, body=body).known)

@@ -81,7 +81,7 @@ def calibrate(
             where it is not known.
         seeds: of the fits, at least two.
         bones: the rigid ones, see ``data.keypoint_formats.KeypointFormat.rigid_kinds``; None for
-            all. The others are neither fitted nor told nor imposed.
+            all. The lengths of others are neither fitted nor imposed.
 
     Returns:
         A body of these bones, without size. Its proportions are unknown where there are fewer than
