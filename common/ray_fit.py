@@ -43,8 +43,8 @@ _LONGEST_STEP = 0.5  # metres
 _NEAREST = 0.2  # metres
 _DAMPING = 1e-4
 _HALVINGS = 4
-# Twice the error along the ray, RMS in mm, on the persons of a training; docs/accuracy.md says how
-# it was measured. Left and right share it.
+# Twice the error along the ray, RMS in mm, on the persons of a training, as measured in
+# docs/accuracy-measured.md. Left and right share it.
 _JOINT_SIGMAS = {
     "Hip": 30, "Knee": 105, "Foot": 145, "Spine": 45, "Thorax": 70, "Neck/Nose": 90, "Head": 105,
     "Shoulder": 70, "Elbow": 95, "Wrist": 155,
