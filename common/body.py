@@ -17,6 +17,8 @@ from common.skeleton import Skeleton
 _KIND = "body"
 _KEYS = ("proportions", "uncertainty", "size_m", "size_uncertainty_m", "how")
 _LARGEST = 1000.0  # of all its numbers
+_PROPORTIONS = 0.1, 4.0  # of people
+_SIZES = 0.05, 0.6  # metres, of people who stand 0.4 to 2.6 m tall, and more
 _OFF_MEAN = 0.01  # of the mean of the proportions, which is 1
 
 
@@ -137,30 +139,39 @@ def read_body(path: Path, skeleton: Skeleton) -> Body:
         and all(map(_may_be, (size, size_uncertainty)))
         and isinstance(how, str)
         and not (tables[1] and not tables[0])
-        and size != 0
     )
     if not whole:
         raise UserError(f"{path} is damaged: it lacks values of a body; make it again")
     for table in numbers:
         _check_bones(str(path), table, skeleton)
     body = Body(how, *tables, size, size_uncertainty)
-    if body.proportions and not _may_be_proportions(body.known(1, skeleton).proportions[0]):
-        raise UserError(f"{path} is damaged: its proportions have not the mean 1; make it again")
+    if fault := _why_nobody(body, skeleton):
+        raise UserError(f"{path} is no person's body: {fault}; make it again")
     return body
 
 
-def _may_be_proportions(row: Tensor) -> bool:
-    """Whether these (J - 1,) are proportions: above 0, of the mean 1 if all are known."""
-    known = row[~row.isnan()]
-    off = abs(known.mean().item() - 1) if len(known) == len(row) else 0.0
-    return len(known) > 0 and known.min().item() > 0 and off < _OFF_MEAN
+def _why_nobody(body: Body, skeleton: Skeleton) -> str | None:
+    """Why it is no person's body; None if it is one."""
+    if body.size is not None and not _SIZES[0] <= body.size <= _SIZES[1]:
+        return f"size_m {body.size:g} is not from {_SIZES[0]:g} to {_SIZES[1]:g}"
+    if body.proportions is None:
+        return None
+    known = {bone: value for bone, value in body.proportions.items() if value is not None}
+    if not known:
+        return "no bone has a proportion"
+    for bone, value in known.items():
+        if not _PROPORTIONS[0] <= value <= _PROPORTIONS[1]:
+            low, high = _PROPORTIONS
+            return f"the proportion of {bone}, {value:g}, is not from {low:g} to {high:g}"
+    mean = sum(map(known.get, bone_names(skeleton))) / len(skeleton.bones()) if body.is_whole else 1
+    return None if abs(mean - 1) < _OFF_MEAN else "its proportions have not the mean 1"
 
 
 def _check_bones(what: str, table: dict[str, float], skeleton: Skeleton) -> None:
-    if table.keys() != set(bone_names(skeleton)):
+    if other := table.keys() ^ set(bone_names(skeleton)):
         raise UserError(
-            f"{what} has not the bones of a network of {skeleton.num_joints} joints: calibrate "
-            "with this network"
+            f"{what} has not the bones of a network of {skeleton.num_joints} joints (they differ "
+            f"by {', '.join(sorted(other))}): calibrate with this network"
         )
 
 

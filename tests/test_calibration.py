@@ -334,14 +334,19 @@ def test_other_files_are_no_bodies_and_are_not_replaced(tmp_path):
         ({"made_by": "modulated-gcn results"}, "is no body file of this program"),
         ({"size_m": "1"}, "lacks values of a body"),
         ({"size_m": 10**400}, "lacks values of a body"),
-        ({"size_m": 0}, "lacks values of a body"),
+        ({"size_m": 0}, r"no person's body: size_m 0 is not from 0\.05 to 0\.6; make it again"),
+        ({"size_m": 5}, "size_m 5 is not from"),
         ({"how": None}, "lacks values of a body"),
         ({"proportions": [1.0]}, "lacks values of a body"),
         ({"proportions": proportions | {"Hip": float("nan")}}, "lacks values of a body"),
         ({"proportions": proportions | {"Hip": 2.0}}, "have not the mean 1"),
-        ({"proportions": proportions | {"Hip": 0.0, "Knee": None}}, "have not the mean 1"),
-        ({"proportions": dict.fromkeys(proportions)}, "have not the mean 1"),
-        ({"proportions": proportions | {"Ear": 1.0}}, "has not the bones"),
+        ({"proportions": proportions | {"Hip": 0.0, "Knee": None}}, "proportion of Hip, 0, is not"),
+        (
+            {"proportions": proportions | {"Hip": None, "Knee": 9.0}},
+            "Knee, 9, is not from 0.1 to 4",
+        ),
+        ({"proportions": dict.fromkeys(proportions)}, "no bone has a proportion"),
+        ({"proportions": proportions | {"Ear": 1.0}}, r"has not the bones .* differ by Ear\)"),
     ):
         path.write_text(json.dumps(whole | damage))
         with pytest.raises(UserError, match=line):

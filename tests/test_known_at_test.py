@@ -110,9 +110,18 @@ def test_2d_joints_with_an_error_leave_the_body_unknown(call, runs):
         results_of(call, runs, "noisy", "-k", "noisy", "--ray_fit", *flags, main=main_graph.main)
         for flags in ((), ("--body", "calibrate"))
     ]
-    assert "of tr, proportions unknown: the 2D joints are off by 10 px" in found[1][0]
-    figures = [found[0][1]["results"]["xyz"], found[1][1]["results"]["xyz, known"]]
+    of_mm = (
+        "of mm, proportions unknown: the 2D joints are off by 10 px at width 1,000, 1 px at most"
+    )
+    assert f"nothing is known: {of_mm}" in found[1][0]
+    assert f"; {of_mm.replace('of mm', 'of tr')}" in found[1][0]
+    figures = [found[0][1]["results"]["xyz"], found[1][1]["results"]["xyz, nothing known"]]
     assert figures[0]["mpjpe_mm"] == figures[1]["mpjpe_mm"]
+    flags = ("--ray_fit", "--body", "calibrate", "--body_size", "oracle")
+    refused = call(
+        main_graph.main, *graph, "--evaluate", runs / "noisy" / "ckpt_last.pth.tar", *flags
+    )
+    assert refused[0] == 0 and f"the true size of each person. But {of_mm}" in refused[1]
 
 
 def test_each_pose_gets_what_is_known_of_its_person_and_camera(runs, monkeypatch):

@@ -227,7 +227,7 @@ def _why_not(count: int, screen_sigma: float | None) -> str | None:
     if screen_sigma is None:
         return "proportions unknown: the error of these 2D joints is not known"
     if screen_sigma > _MOST_NOISE:
-        pixels = f"{500 * screen_sigma:g} px at width 1,000"
+        pixels = f"{500 * screen_sigma:.3g} px at width 1,000"
         return f"proportions unknown: the 2D joints are off by {pixels}, 1 px at most is needed"
     return None
 

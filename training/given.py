@@ -296,7 +296,7 @@ def add_given_flags(parser: Parser) -> None:
         "--fov", type=float, metavar="DEG",
         help="horizontal field of view of the whole image in degrees: gives absolute poses, and "
         "better ones where the model uses the camera; such a model takes 50 if nothing is told. A "
-        "focal length wrong by 20%% raised an error of 44 mm by 9 to 12 mm (docs/accuracy.md)")
+        "focal length wrong by 20%% raised an error of 45 mm by 10 to 13 mm (docs/own-data.md)")
     camera.add_argument(
         "--intrinsics", type=float, nargs="+", metavar="X",
         help="instead of --fov: focal length x, y and principal point x, y in pixels; for a lens "

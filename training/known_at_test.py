@@ -5,7 +5,7 @@ oracle: that is the truth, which nobody knows at test, and shows what is left to
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class KnownAtTest:
         known: of each of its N poses.
         bodies: of the persons, by name, with the errors of their proportions in percent.
         remark: a sentence that says what is known.
-        kind: "oracle" if any of it is, or else "known".
+        kind: "oracle" if any of it is, "known", or "nothing known" if that is so of all persons.
     """
 
     known: Known
@@ -93,12 +93,11 @@ def known_at_test(
     args: argparse.Namespace, lifter: Lifter, dataset: PoseDataset
 ) -> KnownAtTest | None:
     """What the flags say is known of the persons and cameras of a test set; None for nothing."""
-    values = {name: getattr(args, name) for name in _FLAGS}
-    remarks = [_REMARKS[name][value] for name, value in values.items() if value != _UNKNOWN]
-    if not remarks:
+    asked = {name: getattr(args, name) for name in _FLAGS if getattr(args, name) != _UNKNOWN}
+    if not asked:
         return None
     skeleton, subject = dataset.skeleton, dataset.subject.long()
-    contents, rows = {}, []
+    contents, rows, unknown = {}, [], []
     for number, name in enumerate(dataset.subjects):
         body, truth = _body_of(args, lifter, dataset, number)
         known = body.known(1, skeleton)
@@ -108,8 +107,8 @@ def known_at_test(
             contents[name]["proportion_errors_percent"] = {
                 bone: 100 * (found / truth[bone] - 1) for bone, found in body.proportions.items()
             }
-        if body.how and not body.proportions:
-            remarks.append(f"of {name}, {body.how}")
+        if "body" in asked and not body.proportions:
+            unknown.append(f"of {name}, {body.how}")
     views = dataset.sequence.long(), dataset.camera.long()
     up = dataset.up[views] if args.gravity == "camera" else None
     nothing = (torch.full((1, skeleton.num_joints - 1), torch.nan), torch.full((1,), torch.nan))
@@ -117,12 +116,24 @@ def known_at_test(
         torch.cat([nothing[i] if row[i] is None else row[i] for row in rows]).to(subject.device)
         for i in (0, 1)
     )
-    return KnownAtTest(
-        Known(proportions[subject], sizes[subject], up),
-        contents,
-        f"known: {'; '.join(remarks)}",
-        "oracle" if "oracle" in values.values() else "known",
-    )
+    found = {k: v for k, v in asked.items() if k != "body" or len(unknown) < len(contents)}
+    kind = "oracle" if "oracle" in found.values() else "known" if found else "nothing known"
+    known = Known(proportions[subject], sizes[subject], up)
+    return KnownAtTest(known, contents, _remark(found, unknown), kind)
+
+
+def _remark(found: dict[str, str], unknown: Sequence[str]) -> str:
+    """What is known, and what is not.
+
+    Args:
+        found: values of flags by name.
+        unknown: why no body was found, of each person for whom this is so.
+    """
+    known = "; ".join(_REMARKS[name][value] for name, value in found.items())
+    missing = "; ".join(unknown)
+    if not found:
+        return f"nothing is known: {missing}"
+    return f"known: {known}" + (f". But {missing}" if unknown else "")
 
 
 def _body_of(

@@ -153,11 +153,11 @@ def ray_fit_remark(lifter: Lifter, keypoints: str) -> str:
     if not lifter.fits:
         most = lifter.largest_fitted_sigma / PIXEL
         return (
-            f"poses are left as they are: the 2D joints are off by {sigma / PIXEL:g} px at width "
+            f"poses are left as they are: the 2D joints are off by {sigma / PIXEL:.3g} px at width "
             f"1,000, and --ray_fit gains up to {most:.3g} px with this network"
         )
     fitted = "the network's poses and the refined ones, each," if lifter.post_refine else "poses"
-    noise = f", with an error of the 2D joints of {sigma / PIXEL:g} px at width 1,000"
+    noise = f", with an error of the 2D joints of {sigma / PIXEL:.3g} px at width 1,000"
     return f"{fitted} are fitted to the rays (--ray_fit)" + (noise if sigma else "")
 
 
