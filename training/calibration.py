@@ -86,10 +86,10 @@ def calibrate(
     Returns:
         A body of these bones, without size. Its proportions are unknown where there are fewer than
         50 frames, where the 2D joints are off by more than 1 px at width 1,000, where the best fit
-        agrees with no other to 2%, where a rigid bone is more than 5% off the medians of the poses, or where two
-        bodies fit the frames much better than one; ``how`` says so. The uncertainty is how much the
-        fits differ; a wrong pose of the network in every frame, and a left side that is not as the
-        right one, come on top.
+        agrees with no other to 2%, where a rigid bone is more than 5% off the medians of the poses,
+        or where two bodies fit the frames much better than one; ``how`` says so. The uncertainty is
+        how much the fits differ; a wrong pose of the network in every frame, and a left side that
+        is not as the right one, come on top.
     """
     if reason := _why_not(len(keypoints), screen_sigma):
         return Body(reason)
