@@ -16,7 +16,7 @@ from common.skeleton import H36M_16, H36M_17
 from data.datasets import H36M
 from data.pose_dataset import PoseLoader, load_pose_datasets
 from tests.conftest import SLICE, load_h36m
-from training.lifter import Lifter, build_lifter
+from training.lifter import Lifter, build_lifter, load_lifter
 
 NOISY = [*SLICE, "--keypoints", "noisy"]
 
@@ -64,6 +64,21 @@ def test_there_is_no_refinement_unless_asked_for():
     lifter = build_lifter(opt.parse_graph(NOISY), "main_graph", None)
     assert lifter.networks().keys() == {"state_dict"}
     assert lifter_of("--post_refine")[1].networks().keys() == {"state_dict", "post_refine"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_refinement_is_loaded_ready_to_test_unless_it_is_not_wanted(tmp_path, there):
+    _, made = lifter_of("--post_refine")
+    weights = {key: network.state_dict() for key, network in made.networks().items()}
+    if not there:
+        del weights["post_refine"]
+    path = tmp_path / "ckpt.pth.tar"
+    torch.save({"model": made.arguments, "epoch": 1, **weights}, path)
+    assert load_lifter(path, None, refined=False).post_refine is None
+    found = load_lifter(path, None, refined=None)
+    assert (found.post_refine is not None) is there
+    assert not any(network.training for network in found.networks().values())
+    assert not replace(found, screen_sigma=0.0).fits  # only where --ray_fit is asked for
 
 
 def test_flipped_twins_are_averaged_at_test(h36m_folder):
