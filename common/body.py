@@ -65,17 +65,18 @@ class Body:
         return Known(proportions, size, None if up is None else up.expand(count, -1))
 
     @property
+    def known_proportions(self) -> dict[str, float]:
+        """Those of the bones of which they are known."""
+        return {bone: v for bone, v in (self.proportions or {}).items() if v is not None}
+
+    @property
     def is_whole(self) -> bool:
         """Whether the proportions of all bones are known."""
         return self.proportions is not None and None not in self.proportions.values()
 
     def of_bones(self, bones: Collection[str]) -> "Body":
         """The same without the proportions of all other bones."""
-        left_out = [
-            bone
-            for bone, value in (self.proportions or {}).items()
-            if value is not None and bone not in bones
-        ]
+        left_out = [bone for bone in self.known_proportions if bone not in bones]
         if not left_out:
             return self
         tables = (
@@ -152,19 +153,21 @@ def read_body(path: Path, skeleton: Skeleton) -> Body:
 
 def _why_nobody(body: Body, skeleton: Skeleton) -> str | None:
     """Why it is no person's body; None if it is one."""
-    if body.size is not None and not _SIZES[0] <= body.size <= _SIZES[1]:
-        return f"size_m {body.size:g} is not from {_SIZES[0]:g} to {_SIZES[1]:g}"
+    low, high = _SIZES
+    if body.size is not None and not low <= body.size <= high:
+        return f"size_m {body.size:g} is not from {low:g} to {high:g}"
     if body.proportions is None:
         return None
-    known = {bone: value for bone, value in body.proportions.items() if value is not None}
-    if not known:
+    if not body.known_proportions:
         return "no bone has a proportion"
-    for bone, value in known.items():
-        if not _PROPORTIONS[0] <= value <= _PROPORTIONS[1]:
-            low, high = _PROPORTIONS
+    low, high = _PROPORTIONS
+    for bone, value in body.known_proportions.items():
+        if not low <= value <= high:
             return f"the proportion of {bone}, {value:g}, is not from {low:g} to {high:g}"
-    mean = sum(map(known.get, bone_names(skeleton))) / len(skeleton.bones()) if body.is_whole else 1
-    return None if abs(mean - 1) < _OFF_MEAN else "its proportions have not the mean 1"
+    mean = body.known(1, skeleton).proportions.mean().item()
+    if body.is_whole and not abs(mean - 1) < _OFF_MEAN:
+        return "its proportions have not the mean 1"
+    return None
 
 
 def _check_bones(what: str, table: dict[str, float], skeleton: Skeleton) -> None:

@@ -46,12 +46,13 @@ from common.progress import Progress
 from common.ray_fit import Sigmas, ray_misfit
 from common.skeleton import BONE_GROUPS
 from common.standing_height import check_height, scale_to_height
+from data.noise import PIXEL
 
 if TYPE_CHECKING:
     from training.lifter import Lifter
 
 _FEWEST_FRAMES = 50
-_MOST_NOISE = 0.002  # screen units of the 2D joints: 1 px at width 1,000
+_MOST_NOISE = PIXEL  # of the 2D joints: 1 px at width 1,000
 _STEPS, _BATCH, _RATE, _MAX_NORM = 150, 256, 0.02, 1.0
 _PRIOR_SIGMA, _START_SIGMA = 0.05, 0.02  # of the log factors
 _JUDGED_FRAMES = 1024
@@ -191,17 +192,16 @@ def with_person_height(body: Body, lifter: Lifter, height: float) -> Body:
         UserError: the height is none of a person, or proportions are known from neither.
     """
     check_height(height)
-    names, persons = bone_names(lifter.skeleton), lifter.persons
-    usual = by_bone(persons.proportions, lifter.skeleton) if persons else {}
-    own = {bone: value for bone, value in (body.proportions or {}).items() if value is not None}
-    proportions = usual | own
-    if not proportions.keys() >= set(names):
+    row = body.known(1, lifter.skeleton).proportions
+    own = np.asarray(np.nan if row is None else row[0])
+    usual = lifter.persons.proportions if lifter.persons else np.nan
+    proportions = np.where(np.isnan(own), usual, own)
+    if np.isnan(proportions).any():
         raise UserError(
             "the height of a person needs the proportions, and this checkpoint does not say "
             "those of its training persons: calibrate"
         )
-    lengths = np.array([proportions[bone] for bone in names])
-    size = scale_to_height(lengths, lifter.skeleton, height)
+    size = scale_to_height(proportions, lifter.skeleton, height)
     return body.with_size(float(size), f"from a height of {height:g} m")
 
 
@@ -227,7 +227,7 @@ def _why_not(count: int, screen_sigma: float | None) -> str | None:
     if screen_sigma is None:
         return "proportions unknown: the error of these 2D joints is not known"
     if screen_sigma > _MOST_NOISE:
-        pixels = f"{500 * screen_sigma:.3g} px at width 1,000"
+        pixels = f"{screen_sigma / PIXEL:.3g} px at width 1,000"
         return f"proportions unknown: the 2D joints are off by {pixels}, 1 px at most is needed"
     return None
 
@@ -300,10 +300,8 @@ class _Calibration:
 
     @cached_property
     def sigmas(self) -> Sigmas:
-        """Without symmetry, and without the lengths of bones that are not rigid."""
-        lengths = self.screen.new_tensor(self.lifter.sigmas.lengths)
-        lengths = lengths.masked_fill(~self.rigid, math.inf)
-        return Sigmas(self.lifter.sigmas.joints, math.inf, lengths.tolist())
+        """Without symmetry."""
+        return Sigmas(self.lifter.sigmas.joints, math.inf, self.lifter.sigmas.lengths)
 
     @cached_property
     def judged(self) -> Tensor:
@@ -322,10 +320,12 @@ class _Calibration:
         given = (screen, intrinsics, self.lifter.skeleton, self.sigmas)
         costs = []
         for body in factors:
-            known = Known(self.proportions(body).expand(len(rows), -1))
-            told = Known(known.proportions.masked_fill(~self.rigid, torch.nan))
-            pose = self.lifter.lift(screen, intrinsics, told)
-            lengths = known.lengths_of(pose, self.lifter.skeleton)
+            whole = Known(self.proportions(body).expand(len(rows), -1))
+            known = Known(whole.proportions.masked_fill(~self.rigid, torch.nan))
+            pose = self.lifter.lift(screen, intrinsics, known)
+            # NaN comes after the product: the derivatives of a product with it would be NaN.
+            lengths = whole.lengths_of(pose, self.lifter.skeleton)
+            lengths = lengths.masked_fill(~self.rigid, torch.nan)
             costs.append(ray_misfit(pose, *given, lengths, self.lifter.screen_sigma))
         return torch.stack(costs)
 

@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.parser import Parser
 from common.standing_height import check_height
 from data.keypoints import Size
+from data.noise import PIXEL
 from training.calibration import up_direction, with_camera_height, with_person_height
 
 if TYPE_CHECKING:
@@ -185,12 +186,12 @@ class Given:
     @property
     def screen_sigma(self) -> float | None:
         """The error of the 2D joints in screen units; None if it is not told."""
-        return None if self.keypoint_error is None else self.keypoint_error / 500
+        return None if self.keypoint_error is None else PIXEL * self.keypoint_error
 
     @property
     def fit_sigma(self) -> float:
         """The error of the 2D joints that ``ray_fit`` takes and networks are told, screen units."""
-        return _KEYPOINT_ERROR / 500 if self.screen_sigma is None else self.screen_sigma
+        return PIXEL * _KEYPOINT_ERROR if self.screen_sigma is None else self.screen_sigma
 
     def body_of(self, lifter: Lifter, screen: Tensor, camera: Tensor) -> Body:
         """The person's body, with the size that is told.
