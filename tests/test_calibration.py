@@ -289,6 +289,9 @@ def test_the_height_of_a_person_tells_the_size(seen):
     assert filled not in (body.size, with_person_height(Body("x"), lifter, 1.73).size)
     with pytest.raises(UserError, match="needs the proportions"):
         with_person_height(legs, plain, 1.73)
+    other = Body("x", dict.fromkeys(bone_names(H36M_17), 1.0))
+    with pytest.raises(UserError, match=r"not the bones of a network of 16 joints .*Neck/Nose"):
+        with_person_height(other, lifter, 1.73)
     with pytest.raises(UserError, match=r"metres, from 0\.4 to 2\.6, not 173"):
         with_person_height(body, lifter, 173)
     with pytest.raises(UserError, match="needs the proportions"):
